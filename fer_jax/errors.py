@@ -1,0 +1,19 @@
+"""The one error a user meets, and the hint that goes with an unknown name."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong; the message is one line: what, where, what would do.
+
+    `python -m fer_jax` prints it without a traceback and exits with code 2.
+    """
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
+    """The error for a `name` that is none of `known`, with the nearest of them as a hint."""
+    known = [str(each) for each in known]
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    hint = f'did you mean {near[0]!r}? ' if near else ''
+    return InputError(f'unknown {what} {name!r}: {hint}known are {", ".join(known)}')

@@ -1,0 +1,68 @@
+"""Files that are whole or not there at all: atomic writes, JSON, checksums."""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import secrets
+from typing import Any
+
+from fer_jax.errors import InputError
+
+
+def write_atomic(path: str | os.PathLike, content: bytes | str) -> None:
+    """Writes `content` to `path` by temp file, fsync and rename, so that a kill leaves the old file or the new one.
+
+    Raises:
+      OSError: the disk is full or the folder cannot be written; the old file stands and no temp file is left.
+    """
+    path = pathlib.Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp')
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with os.fdopen(descriptor, 'wb') as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    """Makes a rename in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes `value` as indented JSON, atomically; keys keep their order and NaN is refused."""
+    write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + '\n')
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """The JSON value in `path`.
+
+    Raises:
+      InputError: the file is missing or is not JSON; the message names file and line.
+    """
+    try:
+        return json.loads(pathlib.Path(path).read_text())
+    except FileNotFoundError:
+        raise InputError(f'{path}: no such file') from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f'{path}: not JSON: {error}') from None
+
+
+def sha256_file(path: str | os.PathLike) -> str:
+    """The sha256 of a file's bytes, in hex."""
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()

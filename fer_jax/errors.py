@@ -1,4 +1,4 @@
-"""The one error a user meets, and the hint that goes with an unknown name."""
+"""What a user may be told: wrong input, a run that diverged or was stopped; and the hint that goes with an unknown name."""
 
 import difflib
 from collections.abc import Iterable
@@ -11,9 +11,16 @@ class InputError(ValueError):
     """
 
 
+class Diverged(Exception):
+    """The loss is not finite; the message names the steps and the checkpoint that stands. Exit code 1."""
+
+
+class Interrupted(Exception):
+    """A signal stopped a run after a checkpoint; the same command resumes it. Exit code 75 (EX_TEMPFAIL)."""
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
     """The error for a `name` that is none of `known`, with the nearest of them as a hint."""
     known = [str(each) for each in known]
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    hint = f'did you mean {near[0]!r}? ' if near else ''
-    return InputError(f'unknown {what} {name!r}: {hint}known are {", ".join(known)}')
+    return InputError(f'unknown {what} {name!r}: ' + (f'did you mean {near[0]!r}?' if near else f'known are {", ".join(known)}'))

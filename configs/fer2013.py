@@ -1,0 +1,14 @@
+"""FER2013 by the clean protocol: train on Training, choose on PublicTest, score PrivateTest once.
+"""
+
+from ml_collections import ConfigDict
+
+from fer_jax.config import default_config
+
+
+def get_config() -> ConfigDict:
+    """The paper's SA + Base(g=4) + CA on FER2013."""
+    config = default_config()
+    config.name = 'fer2013'
+    config.data.dataset = 'fer2013'
+    return config

@@ -1,0 +1,85 @@
+"""Augmentation on the device: a pure function of one image and one key, vmapped over the batch."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int, UInt8
+from ml_collections import ConfigDict
+
+CROP_SIDE = 40  # the network's input, out of images of 48×48
+
+
+def normalise(images: Float[Array, '*batch height width'] | UInt8[Array, '*batch height width']) -> Float[Array, '*batch height width 1']:
+    """Pixels 0..255 → about -2..2, with a channel axis. Constants, not a set's mean: a checkpoint needs no data set."""
+    return (images.astype(jnp.float32)[..., None] - 127.5) / 63.75
+
+
+def augment_batch(
+    images: UInt8[Array, 'batch side side'], key: Array, positions: Int[Array, ' batch'], options: ConfigDict
+) -> Float[Array, 'batch crop crop']:
+    """Augments each image by a key of its own: `key` folded with the image's position in the global batch.
+
+    So a device that holds part of the batch draws what it would draw holding all of it. Pixels stay on the scale 0..255.
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
+    return jax.vmap(lambda image, key: augment(image, key, options))(images.astype(jnp.float32), keys)
+
+
+def augment(image: Float[Array, 'side side'], key: Array, options: ConfigDict) -> Float[Array, 'crop crop']:
+    """One random view of `image`, as the fields of `config.augment` say."""
+    geometry, flip, light, erase = jax.random.split(key, 4)
+    view = sample(image, geometry, options)
+    if options.flip:
+        view = jnp.where(jax.random.bernoulli(flip), view[:, ::-1], view)
+    if options.brightness or options.contrast:
+        brightness, contrast = jax.random.uniform(light, (2,), minval=-1.0)
+        mean = view.mean()
+        view = (view - mean) * (1 + options.contrast * contrast) + mean + 255 * options.brightness * brightness
+    if options.erase:
+        view = erase_rectangle(view, erase, options.erase)
+    return view
+
+
+def sample(image: Float[Array, 'side side'], key: Array, options: ConfigDict) -> Float[Array, 'crop crop']:
+    """A 40×40 crop at a random whole-pixel place, rotated, scaled and shifted about its centre in one bilinear sampling.
+
+    Places outside the image take its nearest edge pixel.
+    """
+    margin = image.shape[0] - CROP_SIDE
+    crop_key, affine_key = jax.random.split(key)
+    corner = jax.random.randint(crop_key, (2,), 0, margin + 1) if options.crop else jnp.full((2,), margin // 2)
+    if not (options.rotate or options.scale or options.shift):
+        return jax.lax.dynamic_slice(image, corner, (CROP_SIDE, CROP_SIDE))
+    turn, zoom, down, right = jax.random.uniform(affine_key, (4,), minval=-1.0)
+    angle = jnp.deg2rad(options.rotate * turn)
+    rotation = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]]) / (1 + options.scale * zoom)
+    middle = (CROP_SIDE - 1) / 2
+    axis = jnp.arange(CROP_SIDE) - middle
+    grid = jnp.stack(jnp.meshgrid(axis, axis, indexing='ij'))
+    centre = corner + middle + options.shift * CROP_SIDE * jnp.stack([down, right])
+    return bilinear(image, jnp.tensordot(rotation, grid, 1) + centre[:, None, None])
+
+
+def bilinear(image: Float[Array, 'height width'], places: Float[Array, '2 rows columns']) -> Float[Array, 'rows columns']:
+    """`image` at fractional (row, column) places; outside it, its nearest edge."""
+    height, width = image.shape
+    rows, columns = jnp.clip(places[0], 0, height - 1), jnp.clip(places[1], 0, width - 1)
+    top, left = jnp.minimum(rows.astype(jnp.int32), height - 2), jnp.minimum(columns.astype(jnp.int32), width - 2)
+    down, right = rows - top, columns - left
+    flat, index = image.reshape(-1), top * width + left
+    upper = flat[index] * (1 - right) + flat[index + 1] * right
+    lower = flat[index + width] * (1 - right) + flat[index + width + 1] * right
+    return upper * (1 - down) + lower * down
+
+
+def erase_rectangle(view: Float[Array, 'side side'], key: Array, probability: float) -> Float[Array, 'side side']:
+    """With `probability`, sets a rectangle of 2 to 20 % of the area, aspect 1:3 to 3:1, to the mean (Zhong et al., 2020)."""
+    side = view.shape[0]
+    chance, area, aspect, down, right = jax.random.uniform(key, (5,))
+    area = (0.02 + 0.18 * area) * side * side
+    aspect = 3.0 ** (2 * aspect - 1)
+    height, width = jnp.minimum(jnp.sqrt(area * aspect), side), jnp.minimum(jnp.sqrt(area / aspect), side)
+    top, left = down * (side - height), right * (side - width)
+    axis = jnp.arange(side)
+    inside = ((axis >= top) & (axis < top + height))[:, None] & ((axis >= left) & (axis < left + width))[None]
+    return jnp.where(inside & (chance < probability), view.mean(), view)

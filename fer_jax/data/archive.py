@@ -1,0 +1,264 @@
+"""The files in a folder or an archive, as bounded streams: nothing is extracted, and no size in a header is believed."""
+
+import bz2
+import contextlib
+import dataclasses
+import gzip
+import io
+import lzma
+import os
+import pathlib
+import re
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+
+from fer_jax.errors import InputError
+
+MAX_INFLATED = 64 << 30  # bytes that one archive may unpack to
+MAX_RATIO = 200  # and that as a multiple of its own size; text of pixels shrinks 3 to 8 times, images not at all
+RATIO_FROM = 16 << 20  # below this a ratio says nothing: a few hundred black images shrink a thousandfold
+UNPACKERS = ((b'\x1f\x8b', gzip.open), (b'\xfd7zXZ\0', lzma.open), (b'BZh', bz2.open))
+CORRUPT = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError)
+JUNK = ('thumbs.db', 'desktop.ini')  # what desktops leave in folders, besides names that start with a dot
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One regular file of a folder or archive; of an archive it can be opened only until the next one is asked for."""
+
+    name: str  # path inside the folder or archive, with '/'
+    where: str  # how messages call it
+    open: Callable[[], io.BufferedIOBase] | None  # None of a folder; `members` gives only files
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """The names of all files and folders inside a folder or archive, sorted."""
+
+    files: tuple[str, ...]
+    folders: tuple[str, ...]
+
+
+def printable(name: str) -> str:
+    """`name` fit for one line of a terminal: control characters and undecodable bytes are escaped."""
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
+class _Bounded(io.RawIOBase):
+    """Passes a stream's bytes on, counts them over all streams of an archive, and turns decoders' errors into InputError."""
+
+    def __init__(self, stream: io.BufferedIOBase, where: str, budget: list[int]):
+        self._stream, self._where, self._budget = stream, where, budget
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        with _corrupt(self._where):
+            content = self._stream.read(len(buffer))
+        self._budget[0] -= len(content)
+        if self._budget[0] < 0:
+            raise InputError(f'{self._where}: unpacks to more than {MAX_RATIO} times its size or {MAX_INFLATED >> 30} GiB: refused')
+        buffer[: len(content)] = content
+        return len(content)
+
+
+@contextlib.contextmanager
+def _corrupt(where: str) -> Iterator[None]:
+    """Errors of a truncated or damaged archive become one line that names it."""
+    try:
+        yield
+    except CORRUPT as error:
+        raise InputError(f'{where}: truncated or damaged archive ({error or type(error).__name__}): fetch it again') from None
+    except (NotImplementedError, RuntimeError) as error:  # zipfile's words for an unknown compression and for encryption
+        raise InputError(f'{where}: cannot be unpacked ({error})') from None
+
+
+def _existing(path: str | os.PathLike) -> pathlib.Path:
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise InputError(f'{path}: no such file or folder')
+    if not path.is_dir() and not path.is_file():
+        raise InputError(f'{path}: neither a file nor a folder')
+    return path
+
+
+def _bounded(stream: io.BufferedIOBase, where: str, budget: list[int]) -> io.BufferedIOBase:
+    return io.BufferedReader(_Bounded(stream, where, budget), 1 << 20)
+
+
+def _budget(path: pathlib.Path) -> list[int]:
+    return [min(MAX_INFLATED, max(RATIO_FROM, MAX_RATIO * path.stat().st_size))]
+
+
+@contextlib.contextmanager
+def _unpacked(path: pathlib.Path) -> Iterator[io.BufferedIOBase]:
+    """A file's bytes, through gzip, xz or bzip2 where its first bytes (not its name) say so."""
+    with open(path, 'rb') as file:
+        magic = file.read(6)
+        file.seek(0)
+        unpack = next((unpack for start, unpack in UNPACKERS if magic.startswith(start)), None)
+        if unpack is None:
+            yield io.BufferedReader(file, 1 << 20)
+        else:
+            with unpack(file) as stream:
+                yield _bounded(stream, str(path), _budget(path))
+
+
+def kind(path: str | os.PathLike) -> str:
+    """'folder', 'zip', 'tar' or 'file', by content; a gzip, xz or bzip2 around a tar or a file is looked through.
+
+    Raises:
+      InputError: there is no such file or folder, or the compressed stream is damaged at its start.
+    """
+    path = _existing(path)
+    if path.is_dir():
+        return 'folder'
+    with open(path, 'rb') as file:
+        if file.read(4) in (b'PK\3\4', b'PK\5\6'):
+            return 'zip'
+    with _unpacked(path) as stream:
+        return 'tar' if stream.read(512)[257:262] == b'ustar' else 'file'
+
+
+def members(path: str | os.PathLike) -> Iterator[Member]:
+    """The regular files in a folder, zip or tar (also compressed), in stored order (a folder's: sorted); desktops' junk left out.
+
+    Raises:
+      InputError: the archive is damaged, unpacks beyond MAX_RATIO or MAX_INFLATED, or has a member that is a link or a
+        device or whose name leads out of the archive.
+    """
+    return (member for member in _entries(path) if member.open is not None)
+
+
+def listing(path: str | os.PathLike) -> Listing:
+    """The names of what is in a folder, zip or tar; reads a compressed tar to its end. Errors as of `members`."""
+    entries = list(_entries(path))
+    files = sorted(entry.name for entry in entries if entry.open is not None)
+    folders = {name.rpartition('/')[0] for name in files} | {entry.name for entry in entries if entry.open is None}
+    for folder in list(folders):
+        while folder := folder.rpartition('/')[0]:
+            folders.add(folder)
+    return Listing(tuple(files), tuple(sorted(folders - {''})))
+
+
+def _entries(path: str | os.PathLike) -> Iterator[Member]:
+    """All members, folders too: those have no `open`."""
+    readers = {'folder': _folder_entries, 'zip': _zip_entries, 'tar': _tar_entries}
+    form = kind(path)
+    if form == 'file':
+        raise InputError(f'{path}: neither a folder nor a zip or tar archive')
+    for member in readers[form](pathlib.Path(path)):
+        parts = member.name.split('/')
+        if '__MACOSX' not in parts and not any(part.startswith('.') for part in parts) and parts[-1].lower() not in JUNK:
+            yield member
+
+
+def _folder_entries(path: pathlib.Path) -> Iterator[Member]:
+    # A user's folder may be built of links, and those are followed; one that leads back up is met once.
+    seen = set()
+    for folder, folders, files in os.walk(path, followlinks=True, onerror=_raise):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders.sort()
+        inside = pathlib.PurePath(os.path.relpath(folder, path)).as_posix()
+        prefix = '' if inside == '.' else f'{inside}/'
+        if prefix:
+            yield Member(inside, folder, None)
+        for name in sorted(files):
+            file = os.path.join(folder, name)
+            yield Member(prefix + name, printable(file), lambda file=file: _open_regular(file))
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _open_regular(path: str) -> io.BufferedIOBase:
+    try:
+        regular = stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        regular = False
+    if not regular:  # opening a pipe would wait for ever
+        raise InputError(f'{printable(path)}: not a regular file')
+    return open(path, 'rb')
+
+
+def _inside(name: str, where: str) -> str:
+    """`name` with '/' for a separator, if it stays inside its archive."""
+    name = name.replace('\\', '/')
+    if name.startswith('/') or '..' in name.split('/') or '\0' in name or re.match('[A-Za-z]:', name):
+        raise InputError(f'{where}: the name leads out of the archive: refused')
+    return '/'.join(part for part in name.split('/') if part not in ('', '.'))
+
+
+def _zip_entries(path: pathlib.Path) -> Iterator[Member]:
+    budget = _budget(path)
+    with _corrupt(str(path)), zipfile.ZipFile(path) as archive:
+        infos = archive.infolist()
+        for info in infos:
+            where = f'{path}: {printable(info.filename)}'
+            name = _inside(info.filename, where)
+            if stat.S_ISLNK(info.external_attr >> 16):
+                raise InputError(f'{where}: a link: refused')
+            if info.is_dir():
+                yield Member(name, where, None)
+            else:
+                yield Member(name, where, lambda info=info, where=where: _open_zipped(archive, info, where, budget))
+
+
+def _open_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str, budget: list[int]) -> io.BufferedIOBase:
+    with _corrupt(where):
+        return _bounded(archive.open(info), where, budget)
+
+
+def _tar_entries(path: pathlib.Path) -> Iterator[Member]:
+    budget = _budget(path)  # over the members too: a sparse one is larger than its stream
+    with _unpacked(path) as stream, _corrupt(str(path)), tarfile.open(fileobj=stream, mode='r|') as archive:
+        for info in archive:
+            where = f'{path}: {printable(info.name)}'
+            name = _inside(info.name, where)
+            if info.isdir():
+                yield Member(name, where, None)
+            elif info.isreg():
+                yield Member(name, where, lambda info=info, where=where: _bounded(archive.extractfile(info), where, budget))
+            else:
+                raise InputError(f'{where}: a link or a device: refused')
+    with open(path, 'rb') as file:
+        plain = file.read(512)[257:262] == b'ustar'
+        file.seek(max(path.stat().st_size - 1024, 0))
+        # A compressed one has a checksum; this has only its two blocks of zeros to tell where it ends.
+        cut = plain and any(file.read())
+    if cut:
+        raise InputError(f'{path}: truncated or damaged archive (no end mark): fetch it again')
+
+
+@contextlib.contextmanager
+def open_csv(path: str | os.PathLike) -> Iterator[tuple[io.BufferedIOBase, str]]:
+    """(stream, name for messages) of a CSV: `path` itself, plain or compressed, or the only *.csv in that folder or archive.
+
+    Raises:
+      InputError: there is none, or several (they are named), or as of `members`.
+    """
+    if kind(path) == 'file':
+        with _unpacked(pathlib.Path(path)) as stream:
+            yield stream, str(path)
+        return
+    found = [name for name in listing(path).files if name.lower().endswith('.csv')]
+    if len(found) != 1:
+        names = ', '.join(printable(name) for name in found[:10])
+        problem = f'{len(found)} CSV files ({names}): unpack it and give the one to read' if found else 'no CSV file'
+        raise InputError(f'{path}: holds {problem}')
+    with contextlib.closing(members(path)) as files:
+        member = next(member for member in files if member.name == found[0])
+        with member.open() as stream:
+            yield stream, member.where
+            # The end of an archive is where its checksum stands: a reader that stops early must not skip it.
+            while stream.read(1 << 20):
+                pass

@@ -1,0 +1,81 @@
+"""TFDS builders, one named for each data set, that write a Source as ArrayRecord shards. None needs TensorFlow."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from fer_jax.data.schema import IMAGE_SIDE, Faces, Source
+
+# The optional fields of Faces and how a record calls them; a set without them has no such feature.
+OPTIONAL = {'subjects': 'subject', 'sequences': 'sequence', 'rows': 'row'}
+
+
+class FacesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Writes a Source: image uint8 [48, 48], label, and subject, sequence and row where known, in the source's order.
+
+    Images are Tensors, not TFDS Images: those need TensorFlow to be written.
+    """
+
+    VERSION = tfds.core.Version('1.0.0')
+    # Nothing is downloaded, so there are no checksums to find; the search for them imports a package that TFDS does not declare.
+    url_infos = None
+    code_path = None
+
+    def __init__(self, *, source: Source, **arguments):
+        self._source = source
+        super().__init__(file_format='array_record', **arguments)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        optional = {'subject': tfds.features.Text(), 'sequence': tfds.features.Text(), 'row': tfds.features.Scalar(np.int64)}
+        features = {
+            'image': tfds.features.Tensor(shape=(IMAGE_SIDE, IMAGE_SIDE), dtype=np.uint8, encoding='bytes'),
+            'label': tfds.features.ClassLabel(names=list(self._source.class_names)),
+            **{name: optional[name] for name in present(self._source.splits['train']).values()},
+        }
+        # Order is part of the content (FER+ is joined by it), and every run shuffles for itself.
+        return tfds.core.DatasetInfo(
+            builder=self, description=__doc__, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+        return {split: self._generate_examples(faces) for split, faces in self._source.splits.items()}
+
+    def _generate_examples(self, faces: Faces) -> Iterator[tuple[int, dict]]:
+        names = present(faces)
+        for i in range(len(faces)):
+            optional = {name: getattr(faces, field)[i] for field, name in names.items()}
+            optional = {name: int(value) if name == 'row' else str(value) for name, value in optional.items()}
+            yield i, {'image': faces.images[i], 'label': int(faces.labels[i]), **optional}
+
+
+def present(faces: Faces) -> dict[str, str]:
+    """Field of Faces → feature name, for the optional ones that `faces` has."""
+    return {field: name for field, name in OPTIONAL.items() if getattr(faces, field) is not None}
+
+
+class Fer2013(FacesBuilder):
+    """FER2013."""
+
+    name = 'fer2013'
+
+
+class Ckplus(FacesBuilder):
+    """CK+."""
+
+    name = 'ckplus'
+
+
+class ImageFolder(FacesBuilder):
+    """Images in folders."""
+
+    name = 'image_folder'
+
+
+class Toyfaces(FacesBuilder):
+    """ToyFaces."""
+
+    name = 'toyfaces'
+
+
+BUILDERS = {builder.name: builder for builder in (Fer2013, Ckplus, ImageFolder, Toyfaces)}

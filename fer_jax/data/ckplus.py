@@ -1,0 +1,119 @@
+"""CK+ (Lucey et al., 2010) in its three forms: CK+48 folders, ckextended.csv, and the original films with their labels.
+
+It comes under a signed agreement: it is read where the user has it, never downloaded.
+"""
+
+import os
+import re
+
+import numpy as np
+
+from fer_jax.data.archive import Listing, kind, listing, members, printable
+from fer_jax.data.images import class_position, is_image_name, read_images, read_layout
+from fer_jax.data.schema import Faces, Source
+from fer_jax.data.table import read_table
+from fer_jax.errors import InputError
+
+CLASSES = ('anger', 'disgust', 'fear', 'happy', 'sadness', 'surprise', 'contempt')
+CSV_CLASSES = ('anger', 'disgust', 'fear', 'happiness', 'sadness', 'surprise', 'neutral', 'contempt')  # of ckextended.csv, in its order
+SYNONYMS = {'angry': 'anger', 'happiness': 'happy', 'sad': 'sadness', 'surprised': 'surprise'}
+EMOTIONS = {1: 'anger', 2: 'contempt', 3: 'disgust', 4: 'fear', 5: 'happy', 6: 'sadness', 7: 'surprise'}  # of the original's label files
+OFFICIAL = (135, 177, 75, 207, 84, 249, 54)  # last 3 frames of 327 sequences, in the order of CLASSES
+LAST_FRAMES = 3  # a film starts neutral and ends at the apex of its expression
+USAGES = {'Training': 'train', 'PublicTest': 'validation', 'PrivateTest': 'test'}
+FRAME = re.compile(r'(S\d+)_(\d+)_(\d+)')
+LABEL_FILE = re.compile(r'(S\d+)_(\d+)_\d+_emotion\.txt')
+
+
+def read(path: str | os.PathLike, skip_bad: bool = False) -> Source:
+    """CK+ from CK+48's class folders, from ckextended.csv, or from a folder with cohn-kanade-images/ and Emotion/; archives too.
+
+    Images carry subject ('S010') and sequence ('S010_004'), but for the CSV, which has neither and 8 classes. Of the original
+    the last 3 frames of each labelled sequence are taken, their centred square resampled to 48×48. Counts that are not the
+    official 981 become a warning of the Source.
+
+    Raises:
+      InputError: the file, row, image, label or class that is wrong, by name.
+    """
+    if kind(path) == 'file':
+        return _read_csv(path)
+    names = listing(path)
+    if any(name.endswith('_emotion.txt') for name in names.files):
+        return _read_original(path, names, skip_bad)
+    if any(is_image_name(name) for name in names.files):
+        return _read_folders(path, names, skip_bad)
+    return _read_csv(path)
+
+
+def _read_csv(path: str | os.PathLike) -> Source:
+    table = read_table(path, CSV_CLASSES, tuple(USAGES))
+    whole = Faces(table.images, table.labels, rows=np.arange(len(table.labels)))
+    if table.usages is None:
+        return Source('ckplus', CSV_CLASSES, {'train': whole}, {'train': 'CK+'})
+    splits = {split: whole.take(table.usages == usage) for usage, split in USAGES.items()}
+    for usage, split in USAGES.items():
+        if not len(splits[split]):
+            raise InputError(f'{path}: empty split: no row has the Usage {usage}')
+    return Source('ckplus', CSV_CLASSES, splits, {split: usage for usage, split in USAGES.items()})
+
+
+def _read_folders(path: str | os.PathLike, names: Listing, skip_bad: bool) -> Source:
+    layout = read_layout(names, str(path))
+    labels = {name: class_position(folder, CLASSES, SYNONYMS, path) for name, (_, folder) in layout.files.items()}
+    split_of = {name: split or 'train' for name, (split, _) in layout.files.items()}
+    return _source(path, labels, split_of, dict(layout.titles) or {'train': 'CK+'}, skip_bad)
+
+
+def _read_original(path: str | os.PathLike, names: Listing, skip_bad: bool) -> Source:
+    frames: dict[tuple[str, str], list[str]] = {}
+    for name in names.files:
+        match = FRAME.match(name.split('/')[-1])
+        if match and is_image_name(name):
+            frames.setdefault((match[1], match[2]), []).append(name)
+    labels = {}
+    for sequence, label in _emotions(path).items():
+        if sequence not in frames:
+            raise InputError(f'{path}: sequence {"_".join(sequence)} has a label but no images: is cohn-kanade-images/ beside Emotion/?')
+        for name in sorted(frames[sequence], key=lambda name: name.split('/')[-1])[-LAST_FRAMES:]:
+            labels[name] = label
+    return _source(path, labels, dict.fromkeys(labels, 'train'), {'train': 'CK+'}, skip_bad)
+
+
+def _emotions(path: str | os.PathLike) -> dict[tuple[str, str], int]:
+    """(subject, sequence) → position in CLASSES, out of files that hold one number such as 3.0000000e+00."""
+    labels = {}
+    for member in members(path):
+        match = LABEL_FILE.fullmatch(member.name.split('/')[-1])
+        if not match:
+            continue
+        with member.open() as stream:
+            text = stream.read(100).decode('latin-1').strip()
+        number = float(text) if re.fullmatch(r'\d(\.0*)?(e[+-]?0+)?', text) else None
+        if number not in EMOTIONS:
+            known = ', '.join(f'{code} {name}' for code, name in EMOTIONS.items())
+            raise InputError(f'{member.where}: unknown label {ascii(text[:20])}: known are {known}')
+        labels[match[1], match[2]] = CLASSES.index(EMOTIONS[number])
+    return labels
+
+
+def _source(path: str | os.PathLike, labels: dict[str, int], split_of: dict[str, str], titles: dict[str, str], skip_bad: bool) -> Source:
+    read = read_images(path, labels, skip_bad)
+    matches = [FRAME.match(name.split('/')[-1]) for name in read.names]
+    faces = Faces(
+        read.images,
+        np.array([labels[name] for name in read.names], np.int32),
+        subjects=np.array([match[1] if match else '' for match in matches], str),
+        sequences=np.array([f'{match[1]}_{match[2]}' if match else '' for match in matches], str),
+    )
+    where = np.array([split_of[name] for name in read.names])
+    nameless = [printable(name) for name, match in zip(read.names, matches, strict=True) if not match]
+    warnings = []
+    if nameless:
+        warnings.append(f'CK+: {len(nameless):,} images have no subject in their names (as S010_004_00000017.png), first {nameless[0]}')
+    counts = np.bincount(faces.labels, minlength=len(CLASSES)).tolist()
+    if tuple(counts) != OFFICIAL:
+        pairs = zip(CLASSES, counts, OFFICIAL, strict=True)
+        differences = ', '.join(f'{name} {count - expected:+,}' for name, count, expected in pairs if count != expected)
+        total = sum(counts) - sum(OFFICIAL)
+        warnings.append(f'CK+: {sum(counts):,} images, officially {sum(OFFICIAL):,} ({total:+,}): {differences}')
+    return Source('ckplus', CLASSES, {split: faces.take(where == split) for split in titles}, titles, read.skipped, tuple(warnings))

@@ -1,0 +1,203 @@
+"""Image files as 48×48 grey faces, and folders of them as splits and classes."""
+
+import contextlib
+import dataclasses
+import io
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from fer_jax.data.archive import Listing, members, printable
+from fer_jax.data.schema import IMAGE_SIDE
+from fer_jax.errors import InputError, unknown
+
+ENDINGS = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.tif', '.tiff', '.webp', '.pgm', '.ppm')
+# Named, because Pillow would otherwise also try formats that start other programs (EPS).
+FORMATS = ('PNG', 'JPEG', 'BMP', 'GIF', 'TIFF', 'WEBP', 'PPM')
+MAX_FILE = 256 << 20  # bytes of one image file
+NAMED = 10  # bad files that a message names; the manifest has them all
+SPLIT_FOLDERS = {
+    'train': ('train', 'training'),
+    'validation': ('validation', 'valid', 'val', 'dev', 'publictest', 'public_test'),
+    'test': ('test', 'testing', 'privatetest', 'private_test'),
+}
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file's ending is an image's."""
+    return name.lower().endswith(ENDINGS)
+
+
+def decode_face(content: bytes) -> UInt8[np.ndarray, '48 48']:
+    """An image file of any mode and size as a grey face: turned as its EXIF says, transparent parts black, the largest
+    centred square of it resampled to 48×48.
+
+    Raises:
+      InputError: it is not an image of FORMATS, is damaged, or is larger than Pillow's limit against decompression bombs.
+    """
+    if not content:
+        raise InputError('empty file')
+    if len(content) > MAX_FILE:
+        raise InputError(f'larger than {MAX_FILE >> 20} MiB')
+    try:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            warnings.simplefilter('ignore')  # of odd metadata; size is checked below, before any pixel is decoded
+            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise InputError(f'{image.width}×{image.height} pixels: refused as a decompression bomb')
+            image.draft('L', (2 * IMAGE_SIDE, 2 * IMAGE_SIDE))  # a large JPEG need not be decoded at full size
+            grey = _grey(ImageOps.exif_transpose(image))
+    except InputError:
+        raise
+    except MemoryError:
+        raise InputError('too large for this memory') from None
+    except Exception as error:  # Pillow's decoders raise a dozen kinds on damaged files, also KeyError and struct.error
+        reason = 'not an image' if isinstance(error, Image.UnidentifiedImageError) else f'damaged image ({error})'
+        raise InputError(reason) from None
+    if grey.size == (IMAGE_SIDE, IMAGE_SIDE):
+        return np.asarray(grey)
+    side = min(grey.size)
+    left, top = (grey.width - side) // 2, (grey.height - side) // 2
+    # Cropped first: resize(box=…) lets the pixels around the box bleed in.
+    square = grey.crop((left, top, left + side, top + side))
+    return np.asarray(square.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BILINEAR))
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    """Mode L of any mode; 16 bits keep their upper 8, floats are taken as 0 to 1, or as 0 to 255 if any is above 1."""
+    if image.mode.startswith('I') or image.mode == 'F':
+        values = np.asarray(image, np.float64)
+        if not np.isfinite(values).all():
+            raise InputError('has pixels that are not finite')
+        if image.mode == 'F':
+            values = values * 255 if values.max() <= 1 else values
+        else:
+            values = values / 257
+        return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert('RGBA')
+        black = Image.new('RGBA', image.size, (0, 0, 0, 255))
+        return Image.alpha_composite(black, image).convert('L')
+    return image.convert('L')
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Decoded files: `images[i]` is of `names[i]`. `skipped` says 'name: why' of those that could not be decoded."""
+
+    names: tuple[str, ...]
+    images: UInt8[np.ndarray, 'n 48 48']
+    skipped: tuple[str, ...]
+
+
+def read_images(path: str | os.PathLike, names: Iterable[str], skip_bad: bool) -> Images:
+    """The named files of a folder or archive, sorted by name.
+
+    Raises:
+      InputError: some are no images and `skip_bad` is false (they are counted and the first are named); or as of `members`.
+    """
+    position = {name: i for i, name in enumerate(sorted(set(names)))}
+    images = np.zeros((len(position), IMAGE_SIDE, IMAGE_SIDE), np.uint8)
+    good = np.zeros(len(position), bool)
+    bad = {}
+    with contextlib.closing(members(path)) as files:
+        for member in files:
+            if member.name in position:
+                with member.open() as stream:  # what is wrong with the archive itself is no bad image, and always refused
+                    content = stream.read(MAX_FILE + 1)
+                try:
+                    images[position[member.name]] = decode_face(content)
+                    good[position[member.name]] = True
+                except InputError as error:
+                    bad[printable(member.name)] = printable(str(error))
+    skipped = tuple(f'{name}: {why}' for name, why in sorted(bad.items()))
+    if skipped and not skip_bad:
+        shown = '; '.join(skipped[:NAMED]) + (f'; and {len(skipped) - NAMED:,} more' if len(skipped) > NAMED else '')
+        raise InputError(f'{path}: {len(skipped):,} of {len(position):,} files are no images (--skip-bad leaves them out): {shown}')
+    kept = tuple(name for name, is_good in zip(position, good, strict=True) if is_good)
+    return Images(kept, images[good], skipped)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where the images of a folder stand: `files` maps a name to (split, class folder); split is None in a folder without."""
+
+    files: Mapping[str, tuple[str | None, str]]
+    titles: Mapping[str, str]  # canonical split → its folder's name; empty without split folders
+    ignored: tuple[str, ...]  # files with no image's ending, and images in no class folder
+
+
+def read_layout(names: Listing, where: str) -> Layout:
+    """Reads split/class/… or class/…, below any number of folders that hold all the rest, out of the names.
+
+    Raises:
+      InputError: no image in a class folder, folders of splits beside others, two folders for one split, an empty class folder.
+    """
+    prefix = _prefix(names)
+    inside = {name: name[len(prefix) :].split('/') for name in names.files}
+    images = {name: parts for name, parts in inside.items() if is_image_name(name) and len(parts) > 1}
+    if not images:
+        raise InputError(f'{where}: no image in a class folder: expected split/class/*.png or class/*.png')
+    tops = sorted({parts[0] for parts in images.values()})
+    titles = _split_titles(tops, where)
+    if titles:
+        split_of = {title: split for split, title in titles.items()}
+        files = {name: (split_of[parts[0]], parts[1]) for name, parts in images.items() if len(parts) > 2}
+    else:
+        files = {name: (None, parts[0]) for name, parts in images.items()}
+    depth = 2 if titles else 1
+    filled = {'/'.join(inside[name][:depth]) for name in files}
+    for folder in names.folders:
+        parts = folder[len(prefix) :].split('/')
+        if folder.startswith(prefix) and len(parts) == depth and '/'.join(parts) not in filled:
+            raise InputError(f'{where}: empty class: {printable(folder)} holds no image: fill it or remove it')
+        if titles and folder.startswith(prefix) and len(parts) == 1 and parts[0] not in split_of:
+            raise InputError(f'{where}: empty split: {printable(folder)} holds no image in a class folder: fill it or remove it')
+    return Layout(files, titles, tuple(name for name in names.files if name not in files))
+
+
+def _prefix(names: Listing) -> str:
+    """The folders that hold all images and are neither a split nor a class: 'fer2013/archive/', or ''."""
+    parts = [name.split('/') for name in names.files if is_image_name(name)]
+    depth = 0
+    known = {name for folders in SPLIT_FOLDERS.values() for name in folders}
+    while parts and all(len(each) > depth + 2 for each in parts):
+        tops = {each[depth] for each in parts}
+        if len(tops) > 1 or tops.pop().lower() in known:
+            break
+        depth += 1
+    return '/'.join(parts[0][:depth]) + '/' if depth else ''
+
+
+def _split_titles(tops: list[str], where: str) -> dict[str, str]:
+    """canonical split → folder, if the top folders are splits; {} if they are classes."""
+    found = [(split, top) for split, folders in SPLIT_FOLDERS.items() for top in tops if top.lower() in folders]
+    titles = dict(found)
+    if found and len(found) != len(tops):
+        others = ', '.join(printable(top) for top in tops if top not in titles.values())
+        raise InputError(f'{where}: folders of splits beside others ({others}): expected only train, validation and test')
+    if len(titles) != len(found):
+        split = next(split for split in titles if sum(each == split for each, _ in found) > 1)
+        folders = ', '.join(top for each, top in found if each == split)
+        raise InputError(f'{where}: several folders for the {split} split: {folders}')
+    if titles and 'train' not in titles:
+        raise InputError(f'{where}: no train folder beside {", ".join(titles.values())}')
+    return titles
+
+
+def class_position(folder: str, classes: Sequence[str], synonyms: Mapping[str, str], path: str | os.PathLike) -> int:
+    """The label that a class folder stands for: its name, a synonym or its number.
+
+    Raises:
+      InputError: it is none of those; the message names the nearest.
+    """
+    name = folder.strip().lower()
+    name = synonyms.get(name, name)
+    if name in classes:
+        return classes.index(name)
+    if name in map(str, range(len(classes))):
+        return int(name)
+    raise InputError(f'{path}: {unknown("class folder", folder, classes)}')

@@ -1,0 +1,81 @@
+"""A prepared data set in memory: checked against its manifest, with duplicates left out and votes joined as configured."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from fer_jax.data.fer2013 import read_votes
+from fer_jax.data.manifest import content_sha256, identities
+from fer_jax.data.prepare import prepare, prepared_folder
+from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Dataset, Faces
+from fer_jax.errors import InputError
+from fer_jax.files import sha256_file
+
+BLOCK = 4096  # records decoded together
+
+
+def load(data: ConfigDict) -> Dataset:
+    """The data set that `data` (config.data) names, prepared on demand; all of it in memory (83 MB for FER2013).
+
+    With data.votes every Faces carries FER+'s soft targets; with data.dedup train lacks the images whose pixels also stand in
+    validation or test. Both are noted in the Dataset's manifest, as 'votes' and 'dedup'.
+
+    Raises:
+      InputError: as of `prepare`; the prepared files do not hold what their manifest says; or votes do not fit the data.
+    """
+    manifest = prepare(data)
+    folder = prepared_folder(data, manifest)
+    splits = _read_splits(folder)
+    counts = {split: manifest['splits'][split]['count'] for split in SPLITS}
+    if {split: len(faces) for split, faces in splits.items()} != counts or content_sha256(splits) != manifest['content_sha256']:
+        raise InputError(f'{folder}: damaged: its records are not those of its manifest.json: delete the folder and prepare again')
+    titles = {split: manifest['splits'][split]['title'] for split in SPLITS}
+    if data.votes:
+        if data.dataset != 'fer2013':
+            raise InputError(f'data.votes: FER+ has votes for fer2013 only, not for {data.dataset}')
+        votes = read_votes(data.votes, splits, titles)
+        splits = {split: dataclasses.replace(faces, votes=votes[split]) for split, faces in splits.items()}
+        manifest['votes'] = {'path': data.votes, 'sha256': sha256_file(data.votes)}
+    if data.dedup:
+        splits['train'], left_out = _dedup(splits)
+        manifest['dedup'] = {'left_out_of_train': left_out}
+    return Dataset(manifest['dataset'], tuple(manifest['class_names']), splits, titles, manifest)
+
+
+def _read_splits(folder: pathlib.Path) -> dict[str, Faces]:
+    import tensorflow_datasets as tfds  # here, so that importing this module stays quick
+
+    try:
+        source = tfds.builder_from_directory(str(folder)).as_data_source()
+        return {split: _read_split(source[split]) for split in SPLITS}
+    # The reader is C++ and names its errors as it likes; whatever it says about these files, they are not what was written.
+    except Exception as error:
+        reason = ' '.join(str(error).split())[:200]
+        raise InputError(f'{folder}: damaged ({reason}): delete the folder and prepare again') from None
+
+
+def _read_split(records) -> Faces:
+    images = np.empty((len(records), IMAGE_SIDE, IMAGE_SIDE), np.uint8)
+    rest: dict[str, list] = {name: [] for name in ('label', 'subject', 'sequence', 'row')}
+    for start in range(0, len(records), BLOCK):
+        block = records.__getitems__(range(start, min(start + BLOCK, len(records))))
+        images[start : start + len(block)] = [record['image'] for record in block]
+        for name in rest.keys() & block[0].keys():
+            rest[name] += [record[name] for record in block]
+    texts = {name: np.array([text.decode() for text in rest[name]], str) if rest[name] else None for name in ('subject', 'sequence')}
+    return Faces(
+        images,
+        np.array(rest['label'], np.int32),
+        subjects=texts['subject'],
+        sequences=texts['sequence'],
+        rows=np.array(rest['row'], np.int64) if rest['row'] else None,
+    )
+
+
+def _dedup(splits: dict[str, Faces]) -> tuple[Faces, int]:
+    """(train without the images that also stand in validation or test, how many those were)."""
+    number = identities(splits)
+    clean = ~np.isin(number['train'], np.concatenate([number['validation'], number['test']]))
+    return splits['train'].take(clean), int(np.count_nonzero(~clean))

@@ -1,0 +1,106 @@
+"""What a prepared data set holds: counts, checksums and duplicates, as a manifest and as a table for people."""
+
+import datetime
+import hashlib
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Int64
+
+from fer_jax.data.schema import SPLITS, Faces, Source
+
+FORMAT = 1  # of the prepared folder; another number prepares anew
+PACKAGES = ('numpy', 'pillow', 'tensorflow-datasets', 'array-record')
+
+
+def manifest_of(source: Source) -> dict:
+    """The part of a manifest that depends on the prepared content, and the versions it was prepared with."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    counts = {split: np.bincount(faces.labels, minlength=len(source.class_names)) for split, faces in source.splits.items()}
+    return {
+        'format': FORMAT,
+        'dataset': source.name,
+        'class_names': list(source.class_names),
+        'splits': {
+            split: {
+                'title': source.split_titles[split],
+                'count': len(source.splits[split]),
+                'classes': dict(zip(source.class_names, counts[split].tolist(), strict=True)),
+                'subjects': None if source.splits[split].subjects is None else len(set(source.splits[split].subjects)),
+            }
+            for split in SPLITS
+        },
+        'content_sha256': content_sha256(source.splits),
+        'duplicates': _duplicates(source.splits),
+        'skipped': list(source.skipped),
+        'warnings': list(source.warnings),
+        'versions': {'python': platform.python_version(), **versions},
+        'prepared_at': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+    }
+
+
+def content_sha256(splits: Mapping[str, Faces]) -> str:
+    """The sha256 over each split's name, count, pixels and labels (little-endian int32), in order; it names the data."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        digest.update(f'{split} {len(splits[split])}\n'.encode())
+        digest.update(np.ascontiguousarray(splits[split].images).data)
+        digest.update(np.ascontiguousarray(splits[split].labels, '<i4').data)
+    return digest.hexdigest()
+
+
+def identities(splits: Mapping[str, Faces]) -> dict[str, Int64[np.ndarray, 'n']]:
+    """A number for each image, over all splits, the same exactly where all pixels are."""
+    numbers: dict[bytes, int] = {}
+    return {
+        split: np.array([numbers.setdefault(image.tobytes(), len(numbers)) for image in splits[split].images], np.int64) for split in SPLITS
+    }
+
+
+def _duplicates(splits: Mapping[str, Faces]) -> dict:
+    """Counts of pixel-identical images: surplus ones, those of a later split that stand in an earlier one, and label conflicts."""
+    number = identities(splits)
+    all_numbers = np.concatenate([number[split] for split in SPLITS])
+    all_labels = np.concatenate([splits[split].labels for split in SPLITS])
+    _, sizes = np.unique(all_numbers, return_counts=True)
+    kinds = np.unique(np.stack([all_numbers, all_labels]), axis=1)[0]  # one entry for each label that an image carries
+    _, labels_of = np.unique(kinds, return_counts=True)
+    pairs = [(later, earlier) for i, later in enumerate(SPLITS) for earlier in SPLITS[:i]]
+    return {
+        'surplus': int(sizes.sum() - len(sizes)),
+        'groups': int((sizes > 1).sum()),
+        'within': {split: len(number[split]) - len(np.unique(number[split])) for split in SPLITS},
+        'across': {f'{later} in {earlier}': int(np.isin(number[later], number[earlier]).sum()) for later, earlier in pairs},
+        'groups_with_conflicting_labels': int((labels_of > 1).sum()),
+    }
+
+
+def describe(manifest: dict) -> str:
+    """The manifest as a table for people: counts by class and split, duplicates, checksums, warnings; no newline at the end."""
+    splits = manifest['splits']
+    titles = [splits[split]['title'] for split in SPLITS]
+    counts = {name: [splits[split]['classes'][name] for split in SPLITS] for name in manifest['class_names']}
+    counts['all'] = [splits[split]['count'] for split in SPLITS]
+    cells = [['', *titles, 'all']] + [[name, *(f'{n:,}' for n in row), f'{sum(row):,}'] for name, row in counts.items()]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    table = [
+        row[0].ljust(widths[0]) + ''.join(cell.rjust(width + 2) for cell, width in zip(row[1:], widths[1:], strict=True)) for row in cells
+    ]
+    duplicates, title = manifest['duplicates'], dict(zip(SPLITS, titles, strict=True))
+    across = [(name.split(' in '), count) for name, count in duplicates['across'].items()]
+    subjects = [splits[split]['subjects'] for split in SPLITS]
+    lines = [
+        f'{manifest["dataset"]}: {sum(counts["all"]):,} images, {len(manifest["class_names"])} classes',
+        *table,
+        *([f'subjects: {" + ".join(map(str, subjects))}'] if None not in subjects else []),
+        f'exact duplicates: {duplicates["surplus"]:,} surplus images in {duplicates["groups"]:,} groups,'
+        f' {duplicates["groups_with_conflicting_labels"]:,} groups with conflicting labels',
+        *(f'  {count:,} of {title[later]} also in {title[earlier]}' for (later, earlier), count in across if count),
+        f'source {manifest["request"]["path"] or manifest["dataset"]}: sha256 {manifest["source"]["sha256"]}',
+        f'content sha256 {manifest["content_sha256"]}',
+        *(f'left out: {each}' for each in manifest['skipped']),
+        *(f'warning: {each}' for each in manifest['warnings']),
+    ]
+    return '\n'.join(lines)

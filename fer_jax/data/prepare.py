@@ -1,0 +1,211 @@
+"""Writes a data set once, as ArrayRecord shards with a manifest of what is in them."""
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import os
+import pathlib
+import secrets
+import shutil
+import time
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from fer_jax.data import ckplus, fer2013, image_folder, toyfaces
+from fer_jax.data.archive import listing
+from fer_jax.data.manifest import FORMAT, manifest_of
+from fer_jax.data.schema import IMAGE_SIDE, SPLITS, DataWarning, Source
+from fer_jax.data.splits import draw_splits
+from fer_jax.errors import InputError, unknown
+from fer_jax.files import read_json, sha256_file, write_json
+
+READERS = {'fer2013': fer2013.read, 'ckplus': ckplus.read, 'image_folder': image_folder.read}
+RECORD_BYTES = IMAGE_SIDE**2 + 256  # of a record with its share of padding and index, rounded up
+STALE = 86400  # seconds after which a temporary folder belongs to a process that was killed
+
+
+def prepare(data: ConfigDict) -> dict:
+    """The manifest of the data set that `data` (config.data) names, prepared under data.prepared if it is not already.
+
+    What was prepared from the same path with the same options is taken as it is while the source's files keep their sizes and
+    times of change, and also when the source is gone. Each warning in the manifest is also issued as a DataWarning.
+
+    Raises:
+      InputError: the source is missing or wrong, or the target cannot be written; nothing half-prepared is left.
+    """
+    with _plain_errors(data):
+        request = _request(data)
+        signature = _signature(request)
+        if signature is None:
+            manifest = _prepared_of_missing(data, request)
+        else:
+            key = hashlib.sha256(json.dumps([FORMAT, request, signature]).encode()).hexdigest()[:16]
+            if not (_root(data) / key / 'manifest.json').exists():
+                _write(data, request, signature, key)
+            manifest = read_json(_root(data) / key / 'manifest.json')
+    for warning in manifest['warnings']:
+        warnings.warn(warning, DataWarning, stacklevel=2)
+    return manifest
+
+
+def prepared_folder(data: ConfigDict, manifest: dict) -> pathlib.Path:
+    """Where the shards of a manifest lie."""
+    return _root(data) / manifest['key']
+
+
+def _root(data: ConfigDict) -> pathlib.Path:
+    return pathlib.Path(data.prepared) / data.dataset
+
+
+def _request(data: ConfigDict) -> dict:
+    """What determines the prepared content, besides the source's own bytes."""
+    options = {'validation_fraction': data.validation_fraction, 'test_fraction': data.test_fraction, 'split_seed': data.split_seed}
+    if data.dataset == 'toyfaces':
+        return {'dataset': 'toyfaces', 'path': None, 'images': data.toyfaces_images, **options}
+    if data.dataset not in READERS:
+        raise unknown('data.dataset', data.dataset, ('toyfaces', *READERS))
+    if not data.path:
+        raise InputError(f'data.path is not set: give the file or folder of {data.dataset} as --config.data.path=…')
+    return {'dataset': data.dataset, 'path': os.path.abspath(data.path), 'skip_bad': data.skip_bad, **options}
+
+
+def _signature(request: dict) -> dict | None:
+    """The source's state, cheap enough to look at on every run: names, sizes and times. None: it is not there."""
+    if request['path'] is None:
+        return {'code': sha256_file(toyfaces.__file__)}
+    path = pathlib.Path(request['path'])
+    if not path.exists():
+        return None
+    names = [''] if path.is_file() else listing(path).files
+    digest, total = hashlib.sha256(), 0
+    for name in names:
+        status = os.stat(path / name)
+        total += status.st_size
+        digest.update(json.dumps([name, status.st_size, status.st_mtime_ns]).encode())
+    return {'files': len(names), 'bytes': total, 'state': digest.hexdigest()}
+
+
+def _prepared_of_missing(data: ConfigDict, request: dict) -> dict:
+    found = [read_json(path) for path in _root(data).glob('*/manifest.json')]
+    found = [manifest for manifest in found if manifest['format'] == FORMAT and manifest['request'] == request]
+    if not found:
+        raise InputError(f'{data.path}: no such file or folder, and nothing prepared from it in {_root(data)}')
+    return max(found, key=lambda manifest: manifest['prepared_at'])
+
+
+def _write(data: ConfigDict, request: dict, signature: dict, key: str) -> None:
+    """Reads the source and puts shards and manifest at <root>/<key>, in one rename."""
+    root = _root(data)
+    # Made before the source is read, which may take minutes: a folder that cannot be written is told at once.
+    root.mkdir(parents=True, exist_ok=True)
+    _sweep(root)
+    temporary = root / f'.preparing-{key}-{secrets.token_hex(4)}'
+    temporary.mkdir()
+    try:
+        source = _read(data, request)
+        content = _source_record(request, signature)
+        if _signature(request) != signature:
+            raise InputError(f'{data.path}: changed while it was read: prepare it again when it is whole')
+        if shutil.disk_usage(root).free < _need(source):
+            raise _full(root, source)
+        try:
+            folder = _write_shards(source, temporary)
+        except (OSError, RuntimeError) as error:  # the shards' writer is C++ and raises the latter, with the system's words in it
+            if os.strerror(errno.ENOSPC) in str(error):
+                raise _full(root, source) from None
+            raise InputError(f'{root}: cannot be written: {" ".join(str(error).split())}') from None
+        write_json(folder / 'manifest.json', {'key': key, 'request': request, 'source': content, **manifest_of(source)})
+        for file in folder.iterdir():
+            with open(file, 'rb') as stream:
+                os.fsync(stream.fileno())
+        try:
+            os.rename(folder, root / key)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise  # otherwise another process prepared the same meanwhile, and its copy is as good
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sweep(root: pathlib.Path) -> None:
+    for folder in root.glob('.preparing-*'):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - folder.stat().st_mtime > STALE:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read(data: ConfigDict, request: dict) -> Source:
+    """The source with all three splits, checked."""
+    if request['path'] is None:
+        source = toyfaces.read(request['images'], request['split_seed'])
+    else:
+        source = READERS[data.dataset](request['path'], data.skip_bad)
+    source = draw_splits(source, data.validation_fraction, data.test_fraction, data.split_seed)
+    notes = list(source.warnings)
+    if source.skipped:
+        notes.append(f'{data.path}: {len(source.skipped):,} files are no images and left out, first {source.skipped[0]}')
+    for split in SPLITS:
+        faces, title = source.splits[split], source.split_titles[split]
+        if not len(faces):
+            raise InputError(f'{data.path}: empty split: {title} has no image')
+        counts = np.bincount(faces.labels, minlength=len(source.class_names))
+        empty = ', '.join(name for name, count in zip(source.class_names, counts, strict=True) if not count)
+        if empty and split == 'train':
+            raise InputError(f'{data.path}: empty class: {title} has no image of {empty}')
+        if empty:
+            notes.append(f'{source.name} {title}: no image of {empty}')
+    return Source(source.name, source.class_names, source.splits, source.split_titles, source.skipped, tuple(notes))
+
+
+def _source_record(request: dict, signature: dict) -> dict:
+    """The signature with the sha256 of a file, or of a folder's names and files in order."""
+    if request['path'] is None:
+        return {'sha256': signature['code'], **signature}
+    path = pathlib.Path(request['path'])
+    if path.is_file():
+        return {'sha256': sha256_file(path), **signature}
+    digest = hashlib.sha256()
+    for name in listing(path).files:
+        digest.update(json.dumps([name, sha256_file(path / name)]).encode())
+    return {'sha256': digest.hexdigest(), **signature}
+
+
+def _write_shards(source: Source, temporary: pathlib.Path) -> pathlib.Path:
+    import tensorflow_datasets as tfds  # slow to import, and not needed where the set is prepared already
+
+    from fer_jax.data.builders import BUILDERS
+
+    tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(io.StringIO()):  # it announces a download
+        builder = BUILDERS[source.name](source=source, data_dir=temporary)
+        builder.download_and_prepare()
+    return pathlib.Path(builder.data_path)
+
+
+def _need(source: Source) -> int:
+    """Bytes that the prepared set takes, a little more than less."""
+    return sum(map(len, source.splits.values())) * RECORD_BYTES + (1 << 20)
+
+
+def _full(root: pathlib.Path, source: Source) -> InputError:
+    free = shutil.disk_usage(root).free
+    need = f'{source.name} needs {_need(source) / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free'
+    return InputError(f'{root}: disk full: {need}: make room or set data.prepared to another disk')
+
+
+@contextlib.contextmanager
+def _plain_errors(data: ConfigDict) -> Iterator[None]:
+    """The operating system's refusals (a full disk, no permission) as one line that names the file."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or data.prepared
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(f'{where}: disk full while preparing {data.dataset}: free some space or set data.prepared') from None
+        raise InputError(f'{where}: cannot be read or written: {reason}') from None

@@ -1,0 +1,56 @@
+"""What a data set is: faces, splits and classes, as readers hand them over and as runs load them."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float32, Int32, Int64, UInt8
+
+SPLITS = ('train', 'validation', 'test')  # each data set has titles of its own for them, as FER2013's PublicTest
+IMAGE_SIDE = 48
+
+
+class DataWarning(UserWarning):
+    """The data can be used but are not what they seem: counts off the official ones, files left out, a class without test images."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Faces:
+    """One split. The optional arrays are None where the source knows nothing of the kind."""
+
+    images: UInt8[np.ndarray, 'n 48 48']
+    labels: Int32[np.ndarray, 'n']
+    subjects: np.ndarray | None = None  # [n] str; '' is unknown
+    votes: Float32[np.ndarray, 'n classes'] | None = None  # soft targets that sum to 1 (FER+)
+    sequences: np.ndarray | None = None  # [n] str: the film an image is a frame of, unique over subjects; '' is unknown
+    rows: Int64[np.ndarray, 'n'] | None = None  # position in the source's own order, from 0, over all splits
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: np.ndarray) -> 'Faces':
+        """The faces at `index` (positions or a mask), every field along."""
+        fields = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
+        return Faces(**{name: None if value is None else value[index] for name, value in fields})
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a reader returns. Splits the source does not have are left out: they are drawn from train when it is prepared."""
+
+    name: str  # 'fer2013'
+    class_names: tuple[str, ...]
+    splits: dict[str, Faces]  # keys of SPLITS; train is always there
+    split_titles: dict[str, str]  # canonical → the data set's own name, for the splits that are there
+    skipped: tuple[str, ...] = ()  # files left out because they could not be read: 'name: why'
+    warnings: tuple[str, ...] = ()  # one line each
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A prepared data set in memory, all three splits present."""
+
+    name: str
+    class_names: tuple[str, ...]
+    splits: dict[str, Faces]  # keys of SPLITS
+    split_titles: dict[str, str]
+    manifest: dict  # as `prepare` wrote it; manifest['content_sha256'] names the data

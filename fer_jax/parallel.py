@@ -1,0 +1,46 @@
+"""Devices: how many, the mesh over them, and how arrays lie on it."""
+
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from fer_jax.errors import InputError
+
+DATA = 'data'  # the mesh axis that shares a batch
+
+
+def start(cpu_devices: int) -> None:
+    """Splits the CPU into virtual devices; to be called before JAX first looks at its devices.
+
+    XLA runs a convolution's weight gradient on one thread, so sharing the batch over as many devices as there are
+    cores is what fills a CPU. Other platforms ignore it. 0 chooses the cores, at most 8.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    jax.config.update('jax_num_cpu_devices', cpu_devices or min(cores, 8))
+
+
+def make_mesh(batch_size: int) -> Mesh:
+    """A mesh of one axis, 'data', over as many devices as divide `batch_size`, which is all of them where possible.
+
+    Raises:
+      InputError: on GPU and TPU, where leaving devices idle would be a waste that nobody sees.
+    """
+    devices = jax.devices()
+    used = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+    if used < len(devices) and devices[0].platform != 'cpu':
+        raise InputError(f'batch_size {batch_size} does not divide over {len(devices)} devices; a multiple of {len(devices)} would')
+    # linen modules fail under Explicit axes, the default.
+    return jax.make_mesh((used,), (DATA,), axis_types=(AxisType.Auto,), devices=devices[:used])
+
+
+def whole(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array that every device of the mesh holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def replicate(mesh: Mesh, tree: Any) -> Any:
+    """The tree of host arrays as global arrays, whole on every device of the mesh."""
+    return jax.tree.map(lambda x: jax.make_array_from_callback(np.shape(x), whole(mesh), lambda index: np.asarray(x)[index]), tree)

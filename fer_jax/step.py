@@ -1,0 +1,115 @@
+"""The training step: order, gather, augmentation, forward, backward, update, average; one sharded, jitted function."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Float, Int
+from ml_collections import ConfigDict
+
+from fer_jax import rng
+from fer_jax.augment import augment_batch, normalise
+from fer_jax.losses import cross_entropy
+from fer_jax.network import FERNet
+from fer_jax.parallel import DATA
+from fer_jax.state import TrainState
+
+Data = dict[str, Array]  # images u8[N,48,48], targets f32[N,C], weights f32[N]: the training split, whole on each device
+Metrics = dict[str, Float[Array, ' steps']]
+TrainChunk = Callable[[TrainState, Data], tuple[TrainState, Metrics]]
+
+
+def epoch_order(seed: Array, epoch: int | Array, images: int) -> Int[Array, ' images']:
+    """The order in which `epoch` visits the training images."""
+    return jax.random.permutation(rng.key(seed, 'order', epoch), images)
+
+
+def batch_rows(seed: Array, step: Array, images: int, batch_size: int) -> Int[Array, ' batch']:
+    """The rows of the training split that make up the batch of `step`: a pure function of (seed, step).
+
+    Each epoch has images // batch_size whole batches; which images are left over differs by epoch.
+    """
+    steps_per_epoch = images // batch_size
+    order = epoch_order(seed, step // steps_per_epoch, images)
+    return jax.lax.dynamic_slice(order, (step % steps_per_epoch * batch_size,), (batch_size,))
+
+
+def make_batch(
+    seed: Array, step: Array, data: Data, positions: Int[Array, ' share'], batch_size: int, options: ConfigDict
+) -> tuple[Float[Array, 'share crop crop 1'], Float[Array, 'share classes'], Float[Array, ' share']]:
+    """Images, targets and weights at `positions` of the global batch of `step`.
+
+    Mixup mixes position i with i + 1 of the same batch, which may lie on another device; as every device holds the
+    data set, it makes that neighbour's view itself instead of asking for it.
+    """
+    rows = batch_rows(seed, step, len(data['images']), batch_size)
+    key = rng.key(seed, 'augment', step)
+
+    def views(places: Int[Array, ' share']) -> tuple[Array, Array]:
+        chosen = rows[places]
+        return augment_batch(data['images'][chosen], key, places, options), data['targets'][chosen]
+
+    images, targets = views(positions)
+    if options.mixup:
+        other_images, other_targets = views((positions + 1) % batch_size)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(rng.key(seed, 'mixup', step), positions)
+        weight = jax.vmap(lambda key: jax.random.beta(key, options.mixup, options.mixup))(keys)
+        images = weight[:, None, None] * images + (1 - weight[:, None, None]) * other_images
+        targets = weight[:, None] * targets + (1 - weight[:, None]) * other_targets
+    return normalise(images), targets, data['weights'][rows[positions]]
+
+
+def make_train_chunk(
+    config: ConfigDict, network: FERNet, optimizer: optax.GradientTransformation, mesh: Mesh, steps: int
+) -> TrainChunk:
+    """A compiled function of (state, data) that takes `steps` steps and returns the state and each step's metrics.
+
+    The state passed in is donated. `network.statistics_axis` decides whether batch norm sees the global batch.
+    """
+    share = config.batch_size // mesh.size
+
+    def train_step(state: TrainState, data: Data) -> tuple[TrainState, dict[str, Array]]:
+        positions = jax.lax.axis_index(DATA) * share + jnp.arange(share)
+        images, targets, weights = make_batch(state.seed, state.step, data, positions, config.batch_size, config.augment)
+
+        def loss(params: dict) -> tuple[Array, tuple[Array, dict]]:
+            variables = state.variables | {'params': params}
+            logits, updated = network.apply(variables, images, train=True, mutable=['batch_stats'])
+            return (weights * cross_entropy(logits, targets)).sum() / config.batch_size, (logits, updated['batch_stats'])
+
+        (value, (logits, batch_stats)), gradients = jax.value_and_grad(loss, has_aux=True)(state.variables['params'])
+        correct = (logits.argmax(-1) == targets.argmax(-1)).mean(dtype=jnp.float32) / mesh.size
+        batch_stats = jax.tree.map(lambda x: x / mesh.size, batch_stats)
+        value, correct, gradients, batch_stats = jax.lax.psum((value, correct, gradients, batch_stats), DATA)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.variables['params'])
+        variables = {'params': optax.apply_updates(state.variables['params'], updates), 'batch_stats': batch_stats}
+        metrics = {'loss': value, 'accuracy': correct, 'gradient_norm': optax.global_norm(gradients)}
+        state = state.replace(
+            step=state.step + 1,
+            variables=variables,
+            optimizer=optimizer_state,
+            average=average(state.average, variables, state.step, config.optimizer.ema),
+        )
+        return state, metrics
+
+    def chunk(state: TrainState, data: Data) -> tuple[TrainState, Metrics]:
+        if steps == 1:  # on CPU a convolution's gradient inside a loop misses XLA's fast path
+            state, metrics = train_step(state, data)
+            return state, jax.tree.map(lambda x: x[None], metrics)
+        return jax.lax.scan(lambda state, _: train_step(state, data), state, length=steps)
+
+    # Sums over devices are all written out above, so the automatic ones of check_vma would count gradients twice.
+    sharded = jax.shard_map(chunk, mesh=mesh, in_specs=(P(), P()), out_specs=(P(), P()), check_vma=False)
+    return jax.jit(sharded, donate_argnums=0)
+
+
+def average(averaged: dict, variables: dict, step: Array, decay: float) -> dict:
+    """The moving average after one more step, started up as 1/n so that the initial weights do not linger."""
+    if not averaged:
+        return averaged
+    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, averaged, variables)

@@ -1,0 +1,42 @@
+"""What every test runs under: the CPU as four devices, shapes checked at run time, long tests left out unless asked for."""
+
+import os
+import pathlib
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# Before JAX is imported, and in the environment so that the programs that tests start have them too.
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(ROOT / '.pytest_cache' / 'jax'))  # shared by the workers
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
+os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH'))))
+os.environ['MPLBACKEND'] = 'agg'
+
+import jax  # noqa: E402
+import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update('jax_num_cpu_devices', 4)
+# Before fer_jax is imported: every call of its functions has the types and array shapes of its signature checked.
+jaxtyping.install_import_hook('fer_jax', 'beartype.beartype')
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption('--slow', action='store_true', help='run the long tests, and only those')
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Leaves the long tests out, unless -m says otherwise or tests are named one by one."""
+    named = any('::' in argument for argument in config.args)
+    if config.getoption('--slow'):
+        config.option.markexpr = 'slow'
+    elif not config.option.markexpr and not named:
+        config.option.markexpr = 'not slow'
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """`-n auto` is the cores this process may use, at most four: each worker holds a JAX of its own."""
+    if 'PYTEST_XDIST_AUTO_NUM_WORKERS' in os.environ:
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return min(cores, 4)

@@ -139,7 +139,9 @@ def widen(x: Images, features: int, stride: int) -> Float[Array, 'batch out_heig
     `features` channels go on.
     """
     if stride > 1:
-        x = jnp.pad(x, [(0, 0), *((0, -side % stride) for side in x.shape[1:3]), (0, 0)], mode='edge')
+        odd = x.shape[1] % stride, x.shape[2] % stride
+        if any(odd):
+            x = jnp.pad(x, [(0, 0), (0, odd[0]), (0, odd[1]), (0, 0)], mode='edge')
         batch, height, width, channels = x.shape
         x = x.reshape(batch, height // stride, stride, width // stride, stride, channels).mean((2, 4))
     missing = max(0, features - x.shape[-1])

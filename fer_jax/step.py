@@ -23,19 +23,13 @@ Metrics = dict[str, Float[Array, ' steps']]
 TrainChunk = Callable[[TrainState, Data], tuple[TrainState, Metrics]]
 
 
-def epoch_order(seed: Array, epoch: int | Array, images: int) -> Int[Array, ' images']:
-    """The order in which `epoch` visits the training images."""
-    return jax.random.permutation(rng.key(seed, 'order', epoch), images)
-
-
 def batch_rows(seed: Array, step: Array, images: int, batch_size: int) -> Int[Array, ' batch']:
     """The rows of the training split that make up the batch of `step`: a pure function of (seed, step).
 
-    Each epoch has images // batch_size whole batches; which images are left over differs by epoch.
+    Each epoch has images // batch_size whole batches of one permutation; which images are left over differs by epoch.
     """
-    steps_per_epoch = images // batch_size
-    order = epoch_order(seed, step // steps_per_epoch, images)
-    return jax.lax.dynamic_slice(order, (step % steps_per_epoch * batch_size,), (batch_size,))
+    epoch, batch = jnp.divmod(step, images // batch_size)
+    return rng.permuted(rng.key(seed, 'order', epoch), batch * batch_size + jnp.arange(batch_size), images)
 
 
 def make_batch(

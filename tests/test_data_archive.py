@@ -156,6 +156,16 @@ def test_a_zip_header_that_lies_about_the_size_is_refused(tmp_path):
         read_csv(path)
 
 
+def test_a_zip_directory_that_points_before_the_file_is_refused(tmp_path):
+    path = write_zip(tmp_path / 'fer.zip', {'fer.csv': TEXT})
+    content = bytearray(path.read_bytes())
+    end = content.rindex(b'PK\5\6')
+    content[end + 16] += 9  # the directory's offset: everything seems to stand nine bytes earlier than it does
+    path.write_bytes(content)
+    with pytest.raises(InputError, match='fer.zip.*damaged'):
+        read_csv(path)
+
+
 def test_an_encrypted_zip_is_refused(tmp_path):
     path = write_zip(tmp_path / 'fer.zip', {'fer.csv': TEXT})
     content = bytearray(path.read_bytes())

@@ -3,6 +3,7 @@
 import bz2
 import contextlib
 import dataclasses
+import errno
 import gzip
 import io
 import lzma
@@ -10,6 +11,7 @@ import os
 import pathlib
 import re
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -21,7 +23,17 @@ MAX_INFLATED = 64 << 30  # bytes that one archive may unpack to
 MAX_RATIO = 200  # and that as a multiple of its own size; text of pixels shrinks 3 to 8 times, images not at all
 RATIO_FROM = 16 << 20  # below this a ratio says nothing: a few hundred black images shrink a thousandfold
 UNPACKERS = ((b'\x1f\x8b', gzip.open), (b'\xfd7zXZ\0', lzma.open), (b'BZh', bz2.open))
-CORRUPT = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError)
+CORRUPT = (
+    EOFError,
+    OverflowError,
+    UnicodeDecodeError,
+    gzip.BadGzipFile,
+    lzma.LZMAError,
+    struct.error,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 JUNK = ('thumbs.db', 'desktop.ini')  # what desktops leave in folders, besides names that start with a dot
 
 
@@ -73,6 +85,10 @@ def _corrupt(where: str) -> Iterator[None]:
         yield
     except CORRUPT as error:
         raise InputError(f'{where}: truncated or damaged archive ({error or type(error).__name__}): fetch it again') from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # zipfile seeks to where a damaged directory tells it, even before the start
+            raise
+        raise InputError(f'{where}: truncated or damaged archive: fetch it again') from None
     except (NotImplementedError, RuntimeError) as error:  # zipfile's words for an unknown compression and for encryption
         raise InputError(f'{where}: cannot be unpacked ({error})') from None
 

@@ -1,0 +1,43 @@
+"""A run small enough for tests: 350 drawn faces, two blocks, and the program as a process."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parent.parent
+FIELDS = {
+    'data.toyfaces_images': '350',
+    'network.blocks': '16,24',
+    'network.strides': '2,2',
+    'batch_size': '32',
+    'epochs': '6',
+    'optimizer.learning_rate': '0.01',
+    'train.log_every': '5',
+    'train.tensorboard': 'false',
+}
+
+
+def overrides(folder: pathlib.Path, **fields: str) -> list[str]:
+    """The arguments of a tiny run whose prepared data lie in `folder`; `fields` with __ for the dots go on top."""
+    chosen = FIELDS | {'data.prepared': str(folder / 'prepared')} | {name.replace('__', '.'): text for name, text in fields.items()}
+    return [f'--config.{name}={text}' for name, text in chosen.items()]
+
+
+def start(*arguments: str, **options: object) -> subprocess.Popen:
+    """`python -m fer_jax` with these arguments, its output piped."""
+    return subprocess.Popen(
+        [sys.executable, '-W', 'ignore', '-m', 'fer_jax', *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+        **options,
+    )
+
+
+def run(*arguments: str, **options: object) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of `python -m fer_jax` with these arguments."""
+    process = start(*arguments, **options)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err

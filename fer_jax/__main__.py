@@ -35,10 +35,10 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate = command('evaluate', 'Evaluate a checkpoint of a run.', config=False)
     evaluate.add_argument('--workdir', type=pathlib.Path, required=True, help='folder of the run')
     evaluate.add_argument('--checkpoint', default='best', help='best, latest or a step; default: %(default)s')
-    evaluate.add_argument('--split', default='test', help='train, validation, test, or the data set\'s own name; default: %(default)s')
+    evaluate.add_argument('--split', default='test', help="train, validation, test, or the data set's own name; default: %(default)s")
     evaluate.add_argument('--views', default='centre', choices=('centre', 'ten'), help='crops of each image; default: %(default)s')
     command('prepare', 'Prepare a data set and print its manifest.', config=True)
-    summary = command('summary', 'Print the network as the paper\'s Table 1 does.', config=True)
+    summary = command('summary', "Print the network as the paper's Table 1 does.", config=True)
     summary.add_argument('--parameters', action='store_true', help='list every parameter too')
     return parser
 

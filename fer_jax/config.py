@@ -152,6 +152,7 @@ def default_config() -> ConfigDict:
 
     e = c.evaluation = ConfigDict()
     e.batch_size = 256  # images a call, over all devices
+    e.test = True  # score the test split when the run is at its end; false while a recipe is being chosen
 
     p = c.parallel = ConfigDict()
     p.cpu_devices = 0  # virtual CPU devices to share a batch; 0 chooses: the cores, at most 8; ignored off CPU
@@ -276,7 +277,7 @@ def check_network(network: ConfigDict) -> None:
     if network.zero_last_gamma and not network.residual:
         raise InputError('network.zero_last_gamma=true without network.residual=true: the paths would stay silent')
     if network.zero_last_gamma and network.preactivation:
-        raise InputError('network.zero_last_gamma=true with network.preactivation=true: those paths end in a convolution, not in batch norm')
+        raise InputError('network.zero_last_gamma=true with network.preactivation=true: such paths do not end in batch norm')
 
 
 def values(config: ConfigDict) -> dict[str, Any]:

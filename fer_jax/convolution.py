@@ -17,9 +17,7 @@ def convolve(images: Images, kernel: Float[Array, 'k k inputs features'], stride
         pixels = images.reshape(-1, images.shape[-1])
         return multiply(pixels, kernel[0, 0]).reshape(*images.shape[:-1], kernel.shape[-1])
     padding = kernel.shape[0] // 2
-    return lax.conv_general_dilated(
-        images, kernel, (stride, stride), ((padding, padding),) * 2, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-    )
+    return lax.conv_general_dilated(images, kernel, (stride, stride), ((padding, padding),) * 2, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
 
 
 @jax.custom_vjp

@@ -65,7 +65,7 @@ def evaluate_run(workdir: pathlib.Path, checkpoint: str, split: str, views: str,
     config = stored_config(workdir)
     for field, text in overrides.items():
         if field not in MOVABLE:
-            raise InputError(f'--config.{field}: an evaluation takes the run\'s own configuration; only {", ".join(MOVABLE)} may differ')
+            raise InputError(f"--config.{field}: an evaluation takes the run's own configuration; only {', '.join(MOVABLE)} may differ")
         set_field(config, field, text)
     run = build(config)
     canonical = canonical_split(run.dataset, split)

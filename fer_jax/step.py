@@ -57,9 +57,7 @@ def make_batch(
     return normalise(images), targets, data['weights'][rows[positions]]
 
 
-def make_train_chunk(
-    config: ConfigDict, network: FERNet, optimizer: optax.GradientTransformation, mesh: Mesh, steps: int
-) -> TrainChunk:
+def make_train_chunk(config: ConfigDict, network: FERNet, optimizer: optax.GradientTransformation, mesh: Mesh, steps: int) -> TrainChunk:
     """A compiled function of (state, data) that takes `steps` steps and returns the state and each step's metrics.
 
     The state passed in is donated. `network.statistics_axis` decides whether batch norm sees the global batch.

@@ -215,9 +215,9 @@ class Loop:
 
 
 def run_size(run: Run) -> str:
-    """`28,709 images, 224 steps an epoch, on 4 cpu devices`."""
-    device = run.mesh.devices.flat[0]
-    return f'{len(run.dataset.splits["train"]):,} images, {run.steps_per_epoch} steps an epoch, on {run.mesh.size} {device.platform} device(s)'
+    """`28,709 images, 224 steps an epoch, on 4 cpu device(s)`."""
+    images, platform = len(run.dataset.splits['train']), run.mesh.devices.flat[0].platform
+    return f'{images:,} images, {run.steps_per_epoch} steps an epoch, on {run.mesh.size} {platform} device(s)'
 
 
 def finish(run: Run, workdir: pathlib.Path, checkpoints: Checkpoints, record: dict[str, Any]) -> dict[str, Any]:
@@ -237,7 +237,8 @@ def finish(run: Run, workdir: pathlib.Path, checkpoints: Checkpoints, record: di
         'training_seconds': record['seconds'],
         'starts': record['starts'],
     }
-    for split, views in (('validation', 'centre'), ('test', 'centre'), ('test', 'ten')):
+    scorings = [('validation', 'centre'), *([('test', 'centre'), ('test', 'ten')] if run.config.evaluation.test else [])]
+    for split, views in scorings:
         folder = workdir / 'evaluations' / f'best-{run.dataset.split_titles[split]}-{views}'
         result[f'{split}_{views}'] = score(run, state, split, views, folder)
     write_json(workdir / 'result.json', result | run.record())

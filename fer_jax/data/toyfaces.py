@@ -42,8 +42,8 @@ EXPRESSIONS = np.array(
             [-1.2, -0.8, 0.6, -1.1, -0.9, 1.0, 1.0, 0.0, -1.0, 1.5, 0.2, 1.0, 1.4, 0.1],
         ],
         [
-            [3.0, 0.8, 1.5, 1.2, 0.3, 0.0, 0.1, 1.6, -1.2, 1.2, 2.2, 0.6, 0.0, -0.2],
-            [3.0, 0.8, 1.5, 1.2, 0.3, 0.0, 0.1, 1.8, -1.4, 0.7, 1.2, 0.8, 0.0, -0.3],
+            [3.0, 0.8, 1.5, 1.4, 0.4, 0.0, 0.1, 2.2, -1.4, 1.2, 2.2, 0.8, 0.0, -0.3],
+            [3.0, 0.8, 1.5, 1.4, 0.4, 0.0, 0.1, 2.4, -1.6, 0.8, 1.4, 0.9, 0.0, -0.4],
         ],
         [
             [0.2, 0.2, 0.0, -0.4, -0.7, 0.0, 0.8, 1.8, 2.8, 0.0, 0.0, 0.0, 0.0, -0.2],
@@ -78,16 +78,12 @@ def read(count: int, seed: int) -> Source:
     return Source(
         name='toyfaces',
         class_names=CLASS_NAMES,
-        splits={
-            split: Faces(images[mask], labels[mask], names[mask], rows=np.flatnonzero(mask)) for split, mask in masks.items()
-        },
+        splits={split: Faces(images[mask], labels[mask], names[mask], rows=np.flatnonzero(mask)) for split, mask in masks.items()},
         split_titles={split: split for split in masks},
     )
 
 
-def draw(
-    count: int, seed: int
-) -> tuple[UInt8[np.ndarray, '{count} 48 48'], Int32[np.ndarray, '{count}'], Int32[np.ndarray, '{count}']]:
+def draw(count: int, seed: int) -> tuple[UInt8[np.ndarray, '{count} 48 48'], Int32[np.ndarray, '{count}'], Int32[np.ndarray, '{count}']]:
     """`count` faces, their labels (positions in CLASS_NAMES) and their subjects' numbers from 0.
 
     Each subject has a generator of its own, so that a smaller count's faces are the first of a larger one's.
@@ -118,7 +114,7 @@ def _subject(rng: np.random.Generator) -> UInt8[np.ndarray, '28 48 48']:
 def _identity(rng: np.random.Generator) -> SimpleNamespace:
     """What stays with a subject: sizes and places in pixels from the middle of the face, tones from 0 to 1."""
     u = rng.uniform
-    skin = u(0.38, 0.85)
+    skin = u(0.42, 0.8)
     return SimpleNamespace(
         skin=skin,
         hair=u(0.05, 0.55) if skin < 0.75 or u() < 0.6 else u(0.6, 0.9),
@@ -154,7 +150,7 @@ def _identity(rng: np.random.Generator) -> SimpleNamespace:
 def _performance(rng: np.random.Generator) -> SimpleNamespace:
     """How far each face's muscles move, and what else differs from one picture to the next: arrays [28,1,1]."""
     n = FACES_A_SUBJECT
-    strength = rng.uniform(0.6, 1.0, (n, 1))
+    strength = rng.uniform(0.55, 1.0, (n, 1))
     evenness = rng.uniform(0.8, 1.2, (n, len(MOVES)))  # no two smiles are made alike
     labels = np.arange(n) % len(CLASS_NAMES)
     moves = EXPRESSIONS[labels, rng.integers(0, 2, n)] * strength * evenness
@@ -173,11 +169,12 @@ def _performance(rng: np.random.Generator) -> SimpleNamespace:
 
 
 def _posed(rng: np.random.Generator) -> SimpleNamespace:
-    """An empty picture of each face with its pixels' places on the face, which is turned, scaled, shifted and seen a little from the side."""
+    """An empty picture of each face, with its pixels' places on a face turned, scaled, shifted and seen a little from the side."""
     n = FACES_A_SUBJECT
-    half_tangent = _column(rng.uniform(-0.07, 0.07, n))  # ±8°
-    scale = _column(rng.uniform(0.92, 1.07, n))
-    shift_x, shift_y = _column(rng.uniform(-2, 2, n)), _column(rng.uniform(-2, 2, n))
+    half_tangent = _column(rng.uniform(-0.09, 0.09, n))  # ±10°
+    scale = _column(rng.uniform(0.85, 1.08, n))
+    # Brows and mouth stay in sight wherever 40 of the 48 pixels are cut out.
+    shift_x, shift_y = _column(rng.uniform(-4, 4, n)), _column(rng.uniform(-3, 2, n))
     yaw, pitch = _column(rng.uniform(-2.2, 2.2, n)), _column(rng.uniform(-1.0, 1.0, n))
     middle = (IMAGE_SIDE - 1) / 2
     grid = np.arange(IMAGE_SIDE, dtype=np.float32) - np.float32(middle)
@@ -228,7 +225,8 @@ def _head(canvas: SimpleNamespace, who: SimpleNamespace, face: SimpleNamespace) 
     round_shade = 1.08 - 0.22 * radius * radius + face.light_x * (x / who.half_width) + face.light_y * (y / who.half_height)
     _paint(canvas, head, who.skin * round_shade)
     edge = y - who.hairline + 0.012 * u * u * (1 - 0.5 * who.parting) + who.parting * x
-    _paint(canvas, head * _cover(edge - 0.02 * u * u, 2.0), who.hair)
+    scalp = _cover((radius - 1) * who.half_width - 1)
+    _paint(canvas, scalp * _cover(edge - 0.02 * u * u, 2.0), who.hair)
     canvas.shade = round_shade
     if who.beard:
         jaw = _cover(13 - np.sqrt(x * x + (y - 5) ** 2) - 0.1 * u, 5.0) * _cover(6 - y, 3.0)
@@ -339,7 +337,7 @@ def _photograph(rng: np.random.Generator, canvas: SimpleNamespace) -> UInt8[np.n
     image = image + blur * (padded[:, 2:] + padded[:, :-2] - 2 * image)
     padded = np.pad(image, ((0, 0), (0, 0), (1, 1)), 'edge')
     image = image + blur * (padded[:, :, 2:] + padded[:, :, :-2] - 2 * image)
-    contrast, brightness = _column(rng.uniform(0.6, 1.1, n)), _column(rng.uniform(-0.12, 0.12, n))
+    contrast, brightness = _column(rng.uniform(0.7, 1.1, n)), _column(rng.uniform(-0.1, 0.1, n))
     image = 0.5 + contrast * (image - 0.5) + brightness
     grain = rng.random((2, n, IMAGE_SIDE, IMAGE_SIDE), np.float32)
     image = image + _column(rng.uniform(0.01, 0.06, n)) * (grain[0] + grain[1] - 1)

@@ -4,8 +4,10 @@ import argparse
 import pathlib
 import sys
 import warnings
+from typing import Any
 
 from fer_jax.config import load_config
+from fer_jax.data.schema import DataWarning
 from fer_jax.errors import Diverged, InputError, Interrupted, unknown
 
 DESCRIPTION = 'Facial-expression recognition with embedded attention and channel shuffle.'
@@ -105,11 +107,29 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     return 0
 
 
+def tell_warnings(command: str) -> None:
+    """Warnings about the user's data are one line each; those that libraries give one another are not the user's."""
+    if not sys.warnoptions:
+        warnings.simplefilter('ignore')
+    # `prepare` prints them with its manifest.
+    warnings.simplefilter('ignore' if command == 'prepare' else 'always', DataWarning)
+    show = warnings.showwarning
+
+    def tell(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, DataWarning):
+            print(f'warning: {message}', file=sys.stderr)
+        else:
+            show(message, category, *where, **more)
+
+    warnings.showwarning = tell
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 the run failed, 2 the input is wrong, 75 stopped by a signal and to be resumed."""
-    warnings.showwarning = lambda message, *_, **__: print(f'warning: {message}', file=sys.stderr)
     try:
-        return run(*parse(sys.argv[1:] if arguments is None else arguments))
+        options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
+        tell_warnings(options.command)
+        return run(options, overrides)
     except InputError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
@@ -119,6 +139,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Interrupted as error:
         print(error, file=sys.stderr)
         return 75
+    except OSError as error:  # a disk that fills or a folder that goes away while a run writes
+        print(f'error: {error}', file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print('stopped', file=sys.stderr)
         return 130

@@ -179,8 +179,13 @@ def load_config(reference: str, overrides: dict[str, str]) -> ConfigDict:
     if spec is None:
         raise InputError(f'--config {path_text}: not a Python file')
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except InputError:
+        raise
+    except Exception as error:  # whatever the user's file does wrong
+        raise InputError(f'--config {path_text}: {type(error).__name__}: {error}') from None
     apply_arguments(config, arguments)
     for field, text in overrides.items():
         set_field(config, field, text)

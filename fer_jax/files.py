@@ -52,12 +52,14 @@ def read_json(path: str | os.PathLike) -> Any:
     """The JSON value in `path`.
 
     Raises:
-      InputError: the file is missing or is not JSON; the message names file and line.
+      InputError: the file is missing, cannot be read or is not JSON; the message names file and line.
     """
     try:
         return json.loads(pathlib.Path(path).read_text())
     except FileNotFoundError:
         raise InputError(f'{path}: no such file') from None
+    except OSError as error:
+        raise InputError(f'{path}: cannot be read ({error.strerror})') from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f'{path}: not JSON: {error}') from None
 

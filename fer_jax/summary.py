@@ -10,7 +10,7 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from fer_jax.augment import CROP_SIDE
-from fer_jax.network import FERNet, make_network
+from fer_jax.network import ACTIVATIONS, FERNet, make_network
 
 OPERATORS = {
     'stem': 'convolution k3 s1 p1',
@@ -81,7 +81,7 @@ def multiply_adds(parameters: dict, outputs: dict) -> int:
 def activation_bytes(network: FERNet) -> int:
     """What PyTorch's summary tools call the forward/backward pass size: 2 × 4 bytes × the sum of the modules' outputs.
 
-    Counted are convolutions, dense layers, batch norms and ReLUs.
+    Counted are convolutions, dense layers, batch norms and activation functions.
     """
     images = jax.ShapeDtypeStruct((1, CROP_SIDE, CROP_SIDE, 1), jnp.float32)
     variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, train=False), images)
@@ -92,18 +92,18 @@ def activation_bytes(network: FERNet) -> int:
             return sum(layers(child) for child in children)
         return sum(output.size for output in tree.get('__call__', ()))
 
-    def relus(jaxpr: Any) -> int:
+    def activations(jaxpr: Any) -> int:
         total = 0
         for equation in jaxpr.eqns:
-            if equation.params.get('name') == 'relu':
+            if equation.params.get('name') in ACTIVATIONS:
                 total += sum(variable.aval.size for variable in equation.outvars)
             else:
                 inner = equation.params.get('jaxpr') or equation.params.get('call_jaxpr')
-                total += relus(inner.jaxpr) if inner else 0
+                total += activations(inner.jaxpr) if inner else 0
         return total
 
     forward = jax.make_jaxpr(lambda variables, x: network.apply(variables, x, train=False))(variables, images)
-    return 2 * 4 * (layers(module_outputs(network, variables, images)) + relus(forward.jaxpr))
+    return 2 * 4 * (layers(module_outputs(network, variables, images)) + activations(forward.jaxpr))
 
 
 def summary(config: ConfigDict, classes: int = 7) -> str:

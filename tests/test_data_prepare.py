@@ -403,3 +403,17 @@ def test_the_real_fer2013(tmp_path):
     kept = {image.tobytes() for image in load(data).splits['train'].images}
     held = {image.tobytes() for split in ('validation', 'test') for image in dataset.splits[split].images}
     assert kept == {image.tobytes() for image in dataset.splits['train'].images} - held
+
+
+def test_preparing_asks_no_network_and_leaves_nothing_in_the_systems_temporary_folder(data, tmp_path, monkeypatch):
+    import socket
+    import tempfile
+
+    def refuse(*arguments, **options):
+        raise AssertionError('a connection was opened')
+
+    (tmp_path / 'tmp').mkdir()
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'tmp'))
+    monkeypatch.setattr(socket.socket, 'connect', refuse)
+    load(data)
+    assert not list((tmp_path / 'tmp').iterdir())

@@ -26,6 +26,7 @@ from fer_jax.network import (
     SqueezeExcitation,
     channel_shuffle,
     make_network,
+    maximum,
     widen,
 )
 from tests import reference
@@ -265,6 +266,17 @@ def test_efficient_channel_attention(channels, width):
     np.testing.assert_allclose(y, np.asarray(x) * reference.sigmoid(total)[:, None, None], rtol=1e-5, atol=1e-6)
 
 
+def test_the_gradient_of_the_maximum():
+    x = jnp.array([[3.0, 1.0, 3.0], [0.0, 5.0, -1.0]])
+    weights = jnp.array([10.0, 20.0])
+    np.testing.assert_array_equal(jax.grad(lambda x: (maximum(x, 1) * weights).sum())(x), [[10, 0, 0], [0, 20, 0]])
+    np.testing.assert_array_equal(maximum(x, 0), [3, 5, 3])
+    batch = images(2, 5, 8)
+    for axis in (1, 3):
+        ours, theirs = (jax.grad(lambda x, f=f: (f(x, axis) ** 2).sum())(batch) for f in (maximum, lambda x, axis: x.max(axis)))
+        np.testing.assert_array_equal(ours, theirs)  # no two of the draws are equal
+
+
 def test_widen_by_hand():
     x = jnp.arange(9.0).reshape(1, 3, 3, 1)
     # Edge columns and rows are repeated: means of 0 1 3 4; 2 2 5 5; 6 7 6 7; 8 8 8 8.
@@ -332,10 +344,11 @@ def test_base_is_base_with_one_group():
 
 def test_each_variant_is_another_function():
     """No option is without effect (equal outputs would mean that a field goes nowhere)."""
-    plain, variables = tiny()
+    one = dict(blocks=(24,), strides=(2,))
+    plain, variables = tiny(**one)
     expected = np.asarray(reference.jit(lambda v, x: plain.apply(v, x, train=False))(variables, images(2)))
     for options in (dict(preactivation=True), dict(residual=True), dict(shortcut=True), dict(activation='gelu'), dict(shuffle_groups=2)):
-        network = FERNet(**TINY | options)
+        network = FERNet(**TINY | one | options)
         assert not np.allclose(reference.jit(lambda v, x, network=network: network.apply(v, x, train=False))(variables, images(2)), expected), options
 
 
@@ -482,7 +495,7 @@ def test_running_statistics_move_by_the_momentum():
 
 def test_initial_sizes():
     """Standard deviations by hand: dense √(2 / (k²·features)), depthwise √(2 / k²), head √(1 / (k²·inputs)); biases 0, scales 1."""
-    network = FERNet(classes=7, stem=8, blocks=(256,), strides=(2,))
+    network = FERNet(classes=7, shuffle_groups=None, stem=2, blocks=(256,), strides=(2,))
     params = flat(reference.jit(lambda: network.init(jax.random.key(0), images(1), train=False))()['params'])
     wide = CSPBlock(4, 1, functools.partial(nn.BatchNorm, use_running_average=True))
     inner = flat(reference.jit(lambda: wide.init(jax.random.key(0), jnp.zeros((1, 3, 3, 128))))()['params'])

@@ -11,6 +11,13 @@ from fer_jax.data.schema import IMAGE_SIDE, Faces, Source
 OPTIONAL = {'subjects': 'subject', 'sequences': 'sequence', 'rows': 'row'}
 
 
+class LocalInfo(tfds.core.DatasetInfo):
+    """A description that is not looked for in TFDS's bucket, a search that asks the network and leaves a folder in /tmp."""
+
+    def initialize_from_bucket(self) -> None:
+        pass
+
+
 class FacesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Writes a Source: image uint8 [48, 48], label, and subject, sequence and row where known, in the source's order.
 
@@ -34,9 +41,7 @@ class FacesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             **{name: optional[name] for name in present(self._source.splits['train']).values()},
         }
         # Order is part of the content (FER+ is joined by it), and every run shuffles for itself.
-        return tfds.core.DatasetInfo(
-            builder=self, description=__doc__, features=tfds.features.FeaturesDict(features), disable_shuffling=True
-        )
+        return LocalInfo(builder=self, description=__doc__, features=tfds.features.FeaturesDict(features), disable_shuffling=True)
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator]:
         return {split: self._generate_examples(faces) for split, faces in self._source.splits.items()}

@@ -4,6 +4,7 @@ Only +, −, ×, ÷, square roots and comparisons touch the pixels, which IEEE 7
 NumPy: so one seed means the same bytes on every machine.
 """
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +19,7 @@ FACES_A_SUBJECT = 28  # four of each expression
 ROUND, VALIDATION, TEST = 20, (2, 9, 16), (5, 12, 19)
 MIN_COUNT = (min(TEST) + 1) * FACES_A_SUBJECT
 
-# What the muscles do at full strength, in pixels where not said otherwise; two ways to make each face.
+# How the muscles move a face, in pixels where not said otherwise.
 MOVES = (
     'inner', 'outer',  # brow ends up
     'knit',  # brows together
@@ -31,35 +32,26 @@ MOVES = (
     'lift',  # upper lip up as a whole
     'thick',  # lips, relative
 )  # fmt: skip
-EXPRESSIONS = np.array(
-    [
-        [
-            [-3.0, 1.0, 1.6, -0.6, -0.4, 0.2, 0.2, -1.4, -0.5, 0.0, 0.0, 0.0, 0.0, -0.6],
-            [-3.0, 1.0, 1.6, -0.3, -0.4, 0.2, 0.4, -0.4, -0.6, 1.2, 1.5, 1.0, 0.0, -0.3],
-        ],
-        [
-            [-1.2, -0.8, 0.6, -1.1, -0.9, 1.0, 1.0, -0.6, -1.2, 0.0, 0.0, 0.0, 2.2, 0.3],
-            [-1.2, -0.8, 0.6, -1.1, -0.9, 1.0, 1.0, 0.0, -1.0, 1.5, 0.2, 1.0, 1.4, 0.1],
-        ],
-        [
-            [3.0, 0.8, 1.5, 1.4, 0.4, 0.0, 0.1, 2.2, -1.4, 1.2, 2.2, 0.8, 0.0, -0.3],
-            [3.0, 0.8, 1.5, 1.4, 0.4, 0.0, 0.1, 2.4, -1.6, 0.8, 1.4, 0.9, 0.0, -0.4],
-        ],
-        [
-            [0.2, 0.2, 0.0, -0.4, -0.7, 0.0, 0.8, 1.8, 2.8, 0.0, 0.0, 0.0, 0.0, -0.2],
-            [0.2, 0.2, 0.0, -0.4, -0.7, 0.0, 1.0, 2.0, 2.6, 0.6, 2.4, 1.0, 0.0, -0.2],
-        ],
-        [
-            [2.4, -1.4, 0.7, -0.8, 0.0, 0.0, 0.2, -0.4, -2.8, 0.0, 0.0, 0.0, 0.0, 0.0],
-            [2.4, -1.4, 0.7, -1.3, -0.1, 0.0, 0.4, 0.4, -2.8, 0.1, 0.3, 0.0, 0.0, 0.2],
-        ],
-        [
-            [3.0, 3.2, -0.2, 1.4, 0.5, 0.0, 0.0, -2.0, 0.0, 2.2, 4.2, 0.1, 0.0, 0.0],
-            [3.0, 3.2, -0.2, 1.2, 0.5, 0.0, 0.0, -2.4, 0.0, 1.5, 2.6, 0.0, 0.0, 0.1],
-        ],
-        [[0.0] * 14, [0.0] * 14],
-    ]
-)
+# And how far at full strength; two ways to make each face.
+# fmt: off
+EXPRESSIONS = np.array([
+    # inner  outer  knit   lid  under  wrinkle  crease  width  corner  gape  drop  teeth  lift  thick
+    [[ -3.0,   1.0,  1.6, -0.6,  -0.4,     0.2,    0.2,  -1.4,   -0.5,  0.0,  0.0,   0.0,  0.0,   -0.6],
+     [ -3.0,   1.0,  1.6, -0.3,  -0.4,     0.2,    0.4,  -0.4,   -0.6,  1.2,  1.5,   1.0,  0.0,   -0.3]],  # angry
+    [[ -1.2,  -0.8,  0.6, -1.1,  -0.9,     1.0,    1.0,  -0.6,   -1.2,  0.0,  0.0,   0.0,  2.2,    0.3],
+     [ -1.2,  -0.8,  0.6, -1.1,  -0.9,     1.0,    1.0,   0.0,   -1.0,  1.5,  0.2,   1.0,  1.4,    0.1]],  # disgust
+    [[  3.0,   0.8,  1.5,  1.4,   0.4,     0.0,    0.1,   2.2,   -1.4,  1.2,  2.2,   0.8,  0.0,   -0.3],
+     [  3.0,   0.8,  1.5,  1.4,   0.4,     0.0,    0.1,   2.4,   -1.6,  0.8,  1.4,   0.9,  0.0,   -0.4]],  # fear
+    [[  0.2,   0.2,  0.0, -0.4,  -0.7,     0.0,    0.8,   1.8,    2.8,  0.0,  0.0,   0.0,  0.0,   -0.2],
+     [  0.2,   0.2,  0.0, -0.4,  -0.7,     0.0,    1.0,   2.0,    2.6,  0.6,  2.4,   1.0,  0.0,   -0.2]],  # happy
+    [[  2.4,  -1.4,  0.7, -0.8,   0.0,     0.0,    0.2,  -0.4,   -2.8,  0.0,  0.0,   0.0,  0.0,    0.0],
+     [  2.4,  -1.4,  0.7, -1.3,  -0.1,     0.0,    0.4,   0.4,   -2.8,  0.1,  0.3,   0.0,  0.0,    0.2]],  # sad
+    [[  3.0,   3.2, -0.2,  1.4,   0.5,     0.0,    0.0,  -2.0,    0.0,  2.2,  4.2,   0.1,  0.0,    0.0],
+     [  3.0,   3.2, -0.2,  1.2,   0.5,     0.0,    0.0,  -2.4,    0.0,  1.5,  2.6,   0.0,  0.0,    0.1]],  # surprise
+    [[  0.0,   0.0,  0.0,  0.0,   0.0,     0.0,    0.0,   0.0,    0.0,  0.0,  0.0,   0.0,  0.0,    0.0],
+     [  0.0,   0.0,  0.0,  0.0,   0.0,     0.0,    0.0,   0.0,    0.0,  0.0,  0.0,   0.0,  0.0,    0.0]],  # neutral
+])
+# fmt: on
 
 
 def read(count: int, seed: int) -> Source:
@@ -113,12 +105,12 @@ def _subject(rng: np.random.Generator) -> UInt8[np.ndarray, '28 48 48']:
 
 def _identity(rng: np.random.Generator) -> SimpleNamespace:
     """What stays with a subject: sizes and places in pixels from the middle of the face, tones from 0 to 1."""
-    u = rng.uniform
+    u = partial(_uniform, rng)
     skin = u(0.42, 0.8)
     return SimpleNamespace(
         skin=skin,
-        hair=u(0.05, 0.55) if skin < 0.75 or u() < 0.6 else u(0.6, 0.9),
-        hairline=u(-19, -16),
+        hair=u(0.05, 0.55) if skin < 0.75 or u(0.0, 1.0) < 0.6 else u(0.6, 0.9),
+        hairline=u(-19.0, -16.0),
         parting=u(-0.25, 0.25),
         locks=u(0.5, 6.0),
         half_width=u(15.0, 18.5),
@@ -143,15 +135,15 @@ def _identity(rng: np.random.Generator) -> SimpleNamespace:
         lip_tone=u(0.62, 0.88),
         crease=u(0.0, 0.35),
         beard=max(0.0, u(-1.5, 0.6)),
-        glasses=u() < 0.12,
+        glasses=u(0.0, 1.0) < 0.12,
     )
 
 
 def _performance(rng: np.random.Generator) -> SimpleNamespace:
     """How far each face's muscles move, and what else differs from one picture to the next: arrays [28,1,1]."""
     n = FACES_A_SUBJECT
-    strength = rng.uniform(0.55, 1.0, (n, 1))
-    evenness = rng.uniform(0.8, 1.2, (n, len(MOVES)))  # no two smiles are made alike
+    strength = _uniform(rng, 0.55, 1.0, (n, 1))
+    evenness = _uniform(rng, 0.8, 1.2, (n, len(MOVES)))  # no two smiles are made alike
     labels = np.arange(n) % len(CLASS_NAMES)
     moves = EXPRESSIONS[labels, rng.integers(0, 2, n)] * strength * evenness
     face = {name: _column(moves[:, i]) for i, name in enumerate(MOVES)}
@@ -165,17 +157,17 @@ def _performance(rng: np.random.Generator) -> SimpleNamespace:
         'light_x': (-0.28, 0.28),
         'light_y': (-0.22, 0.1),
     }
-    return SimpleNamespace(**face, **{name: _column(rng.uniform(*bounds, n)) for name, bounds in extra.items()})
+    return SimpleNamespace(**face, **{name: _column(_uniform(rng, *bounds, n)) for name, bounds in extra.items()})
 
 
 def _posed(rng: np.random.Generator) -> SimpleNamespace:
     """An empty picture of each face, with its pixels' places on a face turned, scaled, shifted and seen a little from the side."""
     n = FACES_A_SUBJECT
-    half_tangent = _column(rng.uniform(-0.09, 0.09, n))  # ±10°
-    scale = _column(rng.uniform(0.85, 1.08, n))
+    half_tangent = _column(_uniform(rng, -0.09, 0.09, n))  # ±10°
+    scale = _column(_uniform(rng, 0.85, 1.08, n))
     # Brows and mouth stay in sight wherever 40 of the 48 pixels are cut out.
-    shift_x, shift_y = _column(rng.uniform(-4, 4, n)), _column(rng.uniform(-3, 2, n))
-    yaw, pitch = _column(rng.uniform(-2.2, 2.2, n)), _column(rng.uniform(-1.0, 1.0, n))
+    shift_x, shift_y = _column(_uniform(rng, -4.0, 4.0, n)), _column(_uniform(rng, -3.0, 2.0, n))
+    yaw, pitch = _column(_uniform(rng, -2.2, 2.2, n)), _column(_uniform(rng, -1.0, 1.0, n))
     middle = (IMAGE_SIDE - 1) / 2
     grid = np.arange(IMAGE_SIDE, dtype=np.float32) - np.float32(middle)
     across, down = grid[None, None, :] - shift_x, grid[None, :, None] - shift_y
@@ -185,10 +177,15 @@ def _posed(rng: np.random.Generator) -> SimpleNamespace:
     # A turned head moves its features more than its outline.
     x = head_x - yaw * (1 - head_x * head_x / 400).clip(0)
     y = head_y - pitch * (1 - head_y * head_y / 500).clip(0)
-    low, high = rng.uniform(0.05, 0.95, n), rng.uniform(0.05, 0.95, n)
+    low, high = _uniform(rng, 0.05, 0.95, n), _uniform(rng, 0.05, 0.95, n)
     slope = _column((high - low) / IMAGE_SIDE)
     image = _column((low + high) / 2) + slope * (grid[None, None, :] + 0.5 * grid[None, :, None])
     return SimpleNamespace(image=image, head_x=head_x, head_y=head_y, x=x, y=y, side=np.sign(x), u=np.abs(x))
+
+
+def _uniform(rng: np.random.Generator, low: float, high: float, size: int | tuple[int, ...] | None = None) -> float | np.ndarray:
+    # Not Generator.uniform: some compilers fuse its multiplication and addition into one rounding, others do not.
+    return low + (high - low) * rng.random(size)
 
 
 def _column(values: np.ndarray) -> Float32[np.ndarray, 'n 1 1']:
@@ -265,7 +262,7 @@ def _brows(canvas: SimpleNamespace, who: SimpleNamespace, face: SimpleNamespace)
     distance = np.abs(canvas.y - who.brow_y + height)
     thick = who.brow_thick * (1.25 - 0.6 * t) + 0.25
     beyond = np.abs(canvas.u - start - length / 2) - length / 2
-    _paint(canvas, who.brow_tone * _cover(np.maximum(distance - thick, beyond), 1.2), np.minimum(who.hair, who.skin * 0.55))
+    _paint(canvas, who.brow_tone * _cover(np.maximum(distance - thick, beyond), 1.2), min(who.hair, who.skin * 0.55))
     # Lines that the moving skin throws up: between knitted brows, and over raised ones.
     upright = _line(canvas.u - 1.3, 0.8) * _cover(np.abs(canvas.y - who.brow_y - 0.5) - 2.2)
     _shade(canvas, upright * (face.knit / 1.6).clip(0, 1) * (0.6 - face.inner / 6).clip(0.2, 1), 0.55)
@@ -327,18 +324,18 @@ def _photograph(rng: np.random.Generator, canvas: SimpleNamespace) -> UInt8[np.n
     """What camera and circumstance add: something in the way, blur, contrast, noise; then bytes."""
     n = FACES_A_SUBJECT
     # On one side only: the other half of brows and mouth always shows the expression.
-    side, height = np.where(rng.random(n) < 0.5, -1, 1), rng.uniform(-16, 20, n)
-    reach, present = rng.uniform(4, 7, n), rng.random(n) < 0.08
+    side, height = np.where(rng.random(n) < 0.5, -1, 1), _uniform(rng, -16.0, 20.0, n)
+    reach, present = _uniform(rng, 4.0, 7.0, n), rng.random(n) < 0.08
     ball = np.sqrt((canvas.x - _column(side * 15.0)) ** 2 + (canvas.y - _column(height)) ** 2) - _column(reach)
-    _paint(canvas, _cover(ball) * _column(present), _column(rng.uniform(0.05, 0.95, n)))
-    blur = _column(rng.uniform(0.0, 0.28, n))
+    _paint(canvas, _cover(ball) * _column(present), _column(_uniform(rng, 0.05, 0.95, n)))
+    blur = _column(_uniform(rng, 0.0, 0.28, n))
     image = canvas.image
     padded = np.pad(image, ((0, 0), (1, 1), (0, 0)), 'edge')
     image = image + blur * (padded[:, 2:] + padded[:, :-2] - 2 * image)
     padded = np.pad(image, ((0, 0), (0, 0), (1, 1)), 'edge')
     image = image + blur * (padded[:, :, 2:] + padded[:, :, :-2] - 2 * image)
-    contrast, brightness = _column(rng.uniform(0.7, 1.1, n)), _column(rng.uniform(-0.1, 0.1, n))
+    contrast, brightness = _column(_uniform(rng, 0.7, 1.1, n)), _column(_uniform(rng, -0.1, 0.1, n))
     image = 0.5 + contrast * (image - 0.5) + brightness
     grain = rng.random((2, n, IMAGE_SIDE, IMAGE_SIDE), np.float32)
-    image = image + _column(rng.uniform(0.01, 0.06, n)) * (grain[0] + grain[1] - 1)
+    image = image + _column(_uniform(rng, 0.01, 0.06, n)) * (grain[0] + grain[1] - 1)
     return (image * 255 + 0.5).clip(0, 255).astype(np.uint8)

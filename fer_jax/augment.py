@@ -80,6 +80,6 @@ def erase_rectangle(view: Float[Array, 'side side'], key: Array, probability: fl
     aspect = 3.0 ** (2 * aspect - 1)
     height, width = jnp.minimum(jnp.sqrt(area * aspect), side), jnp.minimum(jnp.sqrt(area / aspect), side)
     top, left = down * (side - height), right * (side - width)
-    axis = jnp.arange(side)
+    axis = jnp.arange(side) + 0.5  # a pixel is inside where its centre is; by its corner, the first row would never be
     inside = ((axis >= top) & (axis < top + height))[:, None] & ((axis >= left) & (axis < left + width))[None]
     return jnp.where(inside & (chance < probability), view.mean(), view)

@@ -27,6 +27,7 @@ BOUNDS = {
     'batch_size': (1, 2**20),
     'data.validation_fraction': (0.01, 0.9),
     'data.test_fraction': (0.01, 0.9),
+    'data.split_seed': (0, 2**32 - 1),
     'data.toyfaces_images': (350, 10_000_000),
     'augment.rotate': (0, 180),
     'augment.scale': (0, 0.9),
@@ -135,11 +136,11 @@ def default_config() -> ConfigDict:
     o.learning_rate = 0.1  # peak
     o.schedule = 'cosine'  # cosine (after a linear warm-up) | onecycle
     o.warmup_epochs = 1.0  # of the cosine schedule
-    o.momentum = 0.9  # sgd's; muon's is 0.95
+    o.momentum = 0.9  # of sgd and muon; muon is mostly run at 0.95
     o.adam_ratio = 0.1  # muon only: learning rate of what Adam updates (vectors, depthwise filters), as a share of the peak
-    o.weight_decay = 5e-4  # on kernels only; coupled in sgd, decoupled in adamw and muon
+    o.weight_decay = 5e-4  # on kernels only (in muon, those that are matrices); coupled in sgd, decoupled in adamw and muon
     o.clip = optional(float, 5.0)  # global gradient norm; None is off
-    o.label_smoothing = 0.1
+    o.label_smoothing = 0.1  # share of a target's weight that is spread over all classes
     o.ema = 0.99  # decay per step of the averaged parameters that are evaluated; 0 is off
 
     t = c.train = ConfigDict()
@@ -296,12 +297,14 @@ def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
     return [f'{field}: {before[field]} → {after[field]}' for field in before if before[field] != after[field]]
 
 
-def from_record(record: dict, where: str) -> ConfigDict:
+def from_record(record: Any, where: str) -> ConfigDict:
     """The checked configuration that `config.to_dict()` once wrote as JSON; fields it lacks keep their default.
 
     Raises:
       InputError: `where` holds a field that is unknown here, or a value of another type.
     """
+    if not isinstance(record, dict):
+        raise InputError(f'{where}: no configuration, which would be an object of fields')
     config = default_config()
     known = fields(config)
 
@@ -316,7 +319,8 @@ def from_record(record: dict, where: str) -> ConfigDict:
             kind = known[field].get_type() if isinstance(known[field], FieldReference) else type(known[field])
             value = tuple(value) if isinstance(value, list) else value
             value = float(value) if kind is float and type(value) is int else value
-            if type(value) is not kind and not (value is None and isinstance(known[field], FieldReference)):
+            whole = kind is not tuple or isinstance(value, tuple) and all(type(each) is int for each in value)
+            if (type(value) is not kind or not whole) and not (value is None and isinstance(known[field], FieldReference)):
                 raise InputError(f'{where}: config field {field}={value!r} is not {KINDS[kind]}')
             owner[key] = value
 

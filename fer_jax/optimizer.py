@@ -62,7 +62,8 @@ def make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Gradie
 def muon_dimensions(params: dict) -> dict:
     """Which axes of each kernel Muon takes as a matrix's; None leaves a parameter to Adam.
 
-    A convolution is the matrix from its k²·inputs to its features; depthwise filters and vectors are no matrices.
+    A convolution is the matrix from its k²·inputs to its features. Depthwise filters and vectors are no matrices; the
+    stem's nine inputs are left to Adam with them.
     """
 
     def dimensions(path: tuple, leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:

@@ -105,7 +105,11 @@ class MetricWriter:
         self._interval_start += self._clock() - start
 
     def train(self, step: int, metrics: dict[str, float]) -> None:
-        """Logs training metrics after `step` steps, with the images/s since the last call, and shows progress."""
+        """Logs training metrics after `step` steps, and shows progress with the images/s since the last call.
+
+        What was measured by the clock goes to the terminal and to TensorBoard, not to metrics.jsonl, which is the same to the last
+        byte however often a run was stopped.
+        """
         steps, seconds = step - self._interval_step, self._clock() - self._interval_start
         self.restart(step)
         rate = None
@@ -115,7 +119,9 @@ class MetricWriter:
             old = self._seconds_per_step
             self._seconds_per_step = seconds / steps if old is None else 0.9 * old + 0.1 * seconds / steps
         if self._lead:
-            self._record('train', step, metrics if rate is None else metrics | {'images_per_second': rate})
+            self._record('train', step, metrics)
+            if self._events and rate is not None:
+                self._events.add_scalar('train/images_per_second', rate, step)
             self._progress(step, metrics, rate)
 
     def validation(self, step: int, metrics: dict[str, float]) -> None:

@@ -205,11 +205,12 @@ lock() {
 unlock() { exec 9<&-; }
 
 # XLA on CPU allocates and frees its buffers, tens of megabytes each, every step. By default glibc gives such memory back
-# to the kernel each time, and the next step faults it in again page by page: some 30,000 faults a step. These settings
-# keep it: large blocks come from the heap, the heap is not trimmed, there is one heap (a thread's own cannot hold large
-# blocks), and it may use huge pages. Measured on a small convolution network: no faults, a fifth less CPU time.
+# to the kernel at once, and the next step faults it in again page by page. These settings keep it: blocks of any size
+# come from the heap, which grows by 256 MB, is not trimmed, and may use huge pages. On two cores a step of the paper's
+# network then has 1,400 page faults instead of 270,000 and takes 15 % less CPU time, in the same memory. (A single heap,
+# arena_max=1, would save 3 % more for twice the memory.)
 tune_allocator() {
     [ "$accelerator" = cpu ] && [ -z "${GLIBC_TUNABLES+set}" ] && getconf GNU_LIBC_VERSION >/dev/null 2>&1 || return 0
     local m=glibc.malloc
-    export GLIBC_TUNABLES="$m.mmap_threshold=4294967296:$m.trim_threshold=68719476736:$m.arena_max=1:$m.hugetlb=1"
+    export GLIBC_TUNABLES="$m.mmap_max=0:$m.top_pad=268435456:$m.trim_threshold=68719476736:$m.hugetlb=1"
 }

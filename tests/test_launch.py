@@ -359,6 +359,6 @@ def test_a_folder_that_cannot_be_written_is_named(machine):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='settings of glibc')
 def test_the_allocator_is_tuned_on_cpu_unless_the_user_did(machine):
-    assert 'GLIBC_TUNABLES=glibc.malloc.mmap_threshold=' in machine.run('train')[1]
+    assert 'GLIBC_TUNABLES=glibc.malloc.mmap_max=0:' in machine.run('train')[1]
     assert 'GLIBC_TUNABLES=mine\n' in machine.run('train', GLIBC_TUNABLES='mine')[1]
     assert 'GLIBC_TUNABLES' not in machine.run('train', FER_JAX_ACCELERATOR='tpu')[1]

@@ -131,9 +131,13 @@ def test_sigterm_saves_and_the_same_command_goes_on(finished: pathlib.Path, fold
 
 def test_divergence_stops_with_the_steps_and_keeps_the_checkpoint(folder: pathlib.Path) -> None:
     workdir = folder / 'diverged'
-    arguments = overrides(folder, optimizer__learning_rate='100', optimizer__weight_decay='10', optimizer__clip='none', epochs='40')
+    fields = {'optimizer__learning_rate': '100', 'optimizer__weight_decay': '10', 'optimizer__clip': 'none', 'epochs': '40'}
+    arguments = overrides(folder, train__checkpoint_every_epochs='0.15', **fields)
     code, _, err = run('train', '--workdir', str(workdir), *arguments)
-    assert code == 1 and re.search(r'the loss is (nan|inf) at step \d+', err), err
+    told = re.search(
+        r'the loss is (?:nan|inf) at step (\d+), seen when steps \d+ to \d+ were looked at; the checkpoint of step (\d+) stands', err
+    )
+    assert code == 1 and told and int(told[2]) < int(told[1]), err
     assert 'Traceback' not in err and not (workdir / 'result.json').exists()
     assert all(np.isfinite(value).all() for value in parameters(workdir).values())
 

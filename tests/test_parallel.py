@@ -1,0 +1,48 @@
+"""The mesh over four virtual CPU devices, and arrays whole on each of them."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from fer_jax import parallel
+from fer_jax.errors import InputError
+
+
+@pytest.mark.parametrize(('batch_size', 'used'), [(128, 4), (6, 3), (7, 1), (1, 1), (2, 2), (4, 4), (3, 3)])
+def test_the_mesh_has_as_many_devices_as_divide_the_batch(batch_size, used):
+    assert len(jax.devices()) == 4
+    mesh = parallel.make_mesh(batch_size)
+    assert mesh.size == used and mesh.axis_names == (parallel.DATA,) and mesh.axis_types == (AxisType.Auto,)
+    assert list(mesh.devices.flat) == jax.devices()[:used]
+
+
+def test_idle_accelerators_are_refused(monkeypatch):
+    monkeypatch.setattr(jax, 'devices', lambda: [types.SimpleNamespace(platform='gpu')] * 8)
+    with pytest.raises(InputError) as error:
+        parallel.make_mesh(100)
+    assert 'batch_size 100 does not divide over 8 devices' in str(error.value) and 'multiple of 8' in str(error.value)
+
+
+def test_replicate():
+    mesh = parallel.make_mesh(4)
+    tree = {'images': np.arange(24, dtype=np.uint8).reshape(2, 3, 4), 'step': 3, 'empty': np.zeros((0, 2), np.float32)}
+    placed = parallel.replicate(mesh, tree)
+    for name, value in tree.items():
+        array = placed[name]
+        np.testing.assert_array_equal(array, value)
+        assert array.sharding.is_fully_replicated and len(array.addressable_shards) == 4
+        assert all(shard.data.shape == np.shape(value) for shard in array.addressable_shards)
+    assert placed['images'].dtype == np.uint8
+    assert parallel.whole(mesh).spec == PartitionSpec()
+
+
+@pytest.mark.parametrize(('asked', 'cores', 'devices'), [(0, 2, 2), (0, 64, 8), (3, 64, 3), (16, 2, 16)])
+def test_the_cpu_is_split_as_asked_or_by_its_cores(monkeypatch, asked, cores, devices):
+    seen = {}
+    monkeypatch.setattr(parallel.os, 'sched_getaffinity', lambda process: set(range(cores)), raising=False)
+    monkeypatch.setattr(parallel.jax, 'config', types.SimpleNamespace(update=seen.__setitem__))
+    parallel.start(asked)
+    assert seen == {'jax_num_cpu_devices': devices}

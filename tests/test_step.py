@@ -1,0 +1,316 @@
+"""The training step: its batches, its sharing over devices, several steps a call, and every part of the update by hand."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from fer_jax import parallel, rng
+from fer_jax.augment import augment_batch, normalise
+from fer_jax.config import default_config
+from fer_jax.losses import smooth
+from fer_jax.network import make_network
+from fer_jax.optimizer import make_optimizer
+from fer_jax.state import create_state, evaluated_variables
+from fer_jax.step import average, batch_rows, make_batch, make_train_chunk
+
+IMAGES, BATCH, CLASSES = 26, 8, 7
+RATE, DECAY = 0.05, 0.01
+
+
+def config_of(**fields):
+    config = default_config()
+    config.batch_size = BATCH
+    config.network.update({'stem': 4, 'blocks': (8,), 'strides': (2,), 'shuffle_groups': 2})
+    config.optimizer.update({'name': 'sgd', 'weight_decay': DECAY, 'clip': None, 'ema': 0.0, 'momentum': 0.9})
+    for field, value in fields.items():
+        group, name = field.split('__')
+        config[group][name] = value
+    return config
+
+
+@functools.cache
+def data_on_host():
+    draws = np.random.default_rng(0)
+    return {
+        'images': draws.integers(0, 256, (IMAGES, 48, 48)).astype(np.uint8),
+        'targets': smooth(np.eye(CLASSES, dtype=np.float32)[draws.integers(0, CLASSES, IMAGES)], 0.1),
+        'weights': draws.uniform(0.5, 2.0, IMAGES).astype(np.float32),
+    }
+
+
+def on_host(state):
+    """A copy in NumPy's memory, which no later step can overwrite, as JAX arrays again."""
+    return jax.tree.map(lambda leaf: jnp.array(np.array(leaf)), state)
+
+
+def mesh_of(devices):
+    return jax.make_mesh((devices,), (parallel.DATA,), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+
+
+@functools.cache
+def start(fields=()):
+    """The configuration, network, optimizer and first state, the latter on the host."""
+    config = config_of(**dict(fields))
+    axis = parallel.DATA if config.network.batch_norm == 'global' else None
+    network = make_network(config.network, CLASSES, axis)
+    optimizer = make_optimizer(config.optimizer, lambda step: RATE)
+    state = jax.jit(lambda: create_state(network, optimizer, 3, config.optimizer.ema > 0))()
+    return config, network, optimizer, on_host(state)
+
+
+def train(devices, calls, length, **fields):
+    """The state on the host and each step's metrics after `calls` calls of `length` steps on `devices` devices."""
+    config, network, optimizer, state = start(tuple(fields.items()))
+    mesh = mesh_of(devices)
+    chunk = make_train_chunk(config, network, optimizer, mesh, length)
+    state, data = parallel.replicate(mesh, state), parallel.replicate(mesh, data_on_host())
+    metrics = []
+    for _ in range(calls):
+        state, found = chunk(state, data)
+        metrics.append(jax.device_get(found))
+    return on_host(state), {name: np.concatenate([each[name] for each in metrics]) for name in metrics[0]}
+
+
+train = functools.cache(train)
+
+
+def assert_close(a, b, rtol=2e-4, atol=2e-5):
+    for (path, left), right in zip(jax.tree.leaves_with_path(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(left, right, rtol=rtol, atol=atol, err_msg=jax.tree_util.keystr(path))
+
+
+def largest_difference(a, b):
+    return max(np.abs(np.asarray(x, np.float64) - y).max() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+# --- Batches
+
+
+def rows_of(seed, step, images=IMAGES, batch=BATCH):
+    return np.asarray(batch_rows(jnp.uint32(seed), jnp.int32(step), images, batch))
+
+
+def test_each_epoch_visits_each_image_at_most_once():
+    """26 images in batches of 8: three whole batches an epoch, 24 distinct rows."""
+    epochs = [np.concatenate([rows_of(0, 3 * epoch + step) for step in range(3)]) for epoch in range(4)]
+    for rows in epochs:
+        assert len(set(rows.tolist())) == 24 and rows.min() >= 0 and rows.max() < 26
+    assert len({tuple(rows) for rows in epochs}) == 4, 'each epoch has an order of its own'
+    assert len({tuple(sorted(rows)) for rows in epochs}) > 1, 'the two that are left out are not always the same'
+
+
+def test_a_batch_is_a_pure_function_of_seed_and_step():
+    np.testing.assert_array_equal(rows_of(5, 7), rows_of(5, 7))
+    assert (rows_of(5, 7) != rows_of(6, 7)).any() and (rows_of(5, 7) != rows_of(5, 8)).any()
+    whole = rng.permuted(rng.key(5, 'order', 2), jnp.arange(IMAGES), IMAGES)
+    np.testing.assert_array_equal(rows_of(5, 7), whole[8:16])  # step 7 is epoch 2's second batch
+
+
+def test_an_epoch_of_one_batch_takes_every_image():
+    assert sorted(rows_of(0, 4, images=8, batch=8)) == list(range(8))
+    assert rows_of(0, 3, images=1, batch=1).tolist() == [0]
+
+
+def batch_of(positions, **fields):
+    config = config_of(**fields)
+    data = jax.tree.map(jnp.asarray, data_on_host())
+    function = jax.jit(lambda seed, step, positions: make_batch(seed, step, data, positions, BATCH, config.augment))
+    return [np.asarray(part) for part in function(jnp.uint32(3), jnp.int32(4), jnp.asarray(positions))]
+
+
+def test_a_batch_by_hand():
+    """Images, targets and weights belong together; positions on another device are a part of the same batch."""
+    plain = dict(crop=False, flip=False, rotate=0.0, scale=0.0, brightness=0.0, contrast=0.0)
+    images, targets, weights = batch_of(range(BATCH), **{f'augment__{name}': value for name, value in plain.items()})
+    rows, host = rows_of(3, 4), data_on_host()
+    np.testing.assert_allclose(images[..., 0], (host['images'][rows][:, 4:44, 4:44] - 127.5) / 63.75, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(targets, host['targets'][rows])
+    np.testing.assert_array_equal(weights, host['weights'][rows])
+
+
+@pytest.mark.parametrize('mixup', [0.0, 0.8])
+def test_shares_make_up_the_batch(mixup):
+    """Also with mixup, whose neighbour at the end of a share lies on another device, and at the end of the batch at its start."""
+    whole = batch_of(range(BATCH), augment__mixup=mixup)
+    shares = [batch_of(range(i, i + 4), augment__mixup=mixup) for i in (0, 4)]
+    for index, part in enumerate(whole):
+        np.testing.assert_allclose(np.concatenate([share[index] for share in shares]), part, rtol=1e-5, atol=1e-5)
+
+
+def test_mixup_by_hand():
+    """λ · this + (1 - λ) · the next, images and targets by one λ in (0, 1); the weight found from the targets fits the images."""
+    images, targets, _ = batch_of(range(BATCH))
+    mixed, mixed_targets, _ = batch_of(range(BATCH), augment__mixup=0.8)
+    after, after_targets = np.roll(images, -1, 0), np.roll(targets, -1, 0)
+    shares = []
+    for i in range(BATCH):
+        step = (images[i] - after[i]).ravel()
+        share = float((mixed[i] - after[i]).ravel() @ step / (step @ step))
+        shares.append(share)
+        np.testing.assert_allclose(mixed[i], share * images[i] + (1 - share) * after[i], atol=1e-4)
+        np.testing.assert_allclose(mixed_targets[i], share * targets[i] + (1 - share) * after_targets[i], atol=1e-4)
+    assert all(-1e-4 <= share <= 1 + 1e-4 for share in shares) and np.ptp(shares) > 0.1
+
+
+# --- The step
+
+
+def by_hand(state, batches):
+    """Losses, gradient norms and parameters of a few steps on one device: the plain network, NumPy for the update."""
+    config, _, _, _ = start()
+    network = make_network(config.network, CLASSES)
+    data = jax.tree.map(jnp.asarray, data_on_host())
+
+    @jax.jit
+    def gradient(variables, step):
+        rows = batch_rows(jnp.uint32(3), step, IMAGES, BATCH)
+        images = augment_batch(data['images'][rows], rng.key(3, 'augment', step), jnp.arange(BATCH), config.augment)
+
+        def loss(params):
+            logits, updated = network.apply(variables | {'params': params}, normalise(images), train=True, mutable=['batch_stats'])
+            each = -(data['targets'][rows] * jax.nn.log_softmax(logits)).sum(-1)
+            right = (logits.argmax(-1) == data['targets'][rows].argmax(-1)).mean()
+            return (data['weights'][rows] * each).mean(), (updated['batch_stats'], right)
+
+        return jax.value_and_grad(loss, has_aux=True)(variables['params'])
+
+    variables, losses, norms, rights = jax.device_get(state.variables), [], [], []
+    momentum = jax.tree.map(np.zeros_like, variables['params'])
+    for step in range(batches):
+        (loss, (statistics, right)), gradients = jax.device_get(gradient(variables, jnp.int32(step)))
+        losses.append(loss)
+        rights.append(right)
+        norms.append(np.sqrt(sum((leaf.astype(np.float64) ** 2).sum() for leaf in jax.tree.leaves(gradients))))
+        gradients = jax.tree.map_with_path(
+            lambda path, g, p: g + DECAY * p * (path[-1].key == 'kernel'), gradients, variables['params']
+        )
+        momentum = jax.tree.map(lambda m, g: 0.9 * m + g, momentum, gradients)
+        params = jax.tree.map(lambda p, g, m: p - RATE * (g + 0.9 * m), variables['params'], gradients, momentum)
+        variables = {'params': params, 'batch_stats': statistics}
+    return variables, {'loss': losses, 'gradient_norm': norms, 'accuracy': rights}
+
+
+def test_three_steps_by_hand():
+    """Loss = Σ weight · cross entropy / batch; Nesterov's update in NumPy; batch statistics as the plain network's."""
+    variables, metrics = by_hand(start()[3], 3)
+    state, found = train(1, 3, 1)
+    for name in ('loss', 'gradient_norm', 'accuracy'):
+        np.testing.assert_allclose(found[name], metrics[name], rtol=1e-4, err_msg=name)
+    assert_close(state.variables, variables)
+    assert state.step == 3 and state.step.dtype == np.int32 and state.seed == 3 and state.average == {}
+
+
+@pytest.mark.parametrize('devices', [2, 4])
+def test_any_number_of_devices_takes_the_same_steps(devices):
+    one, one_metrics = train(1, 3, 1)
+    several, metrics = train(devices, 3, 1)
+    for name in one_metrics:
+        np.testing.assert_allclose(metrics[name], one_metrics[name], rtol=1e-4, err_msg=name)
+    assert_close(several.variables, one.variables)
+    assert_close(several.optimizer, one.optimizer)
+
+
+def test_many_steps_in_one_call_are_the_same_steps():
+    calls, metrics = train(2, 3, 1)
+    scanned, scanned_metrics = train(2, 1, 3)
+    for name in metrics:
+        assert scanned_metrics[name].shape == (3,)
+        np.testing.assert_allclose(scanned_metrics[name], metrics[name], rtol=1e-4, err_msg=name)
+    assert_close(scanned.variables, calls.variables)
+    assert scanned.step == calls.step == 3
+
+
+def test_the_same_steps_again_are_bitwise_the_same():
+    one, metrics = train.__wrapped__(2, 3, 1)
+    again, same = train(2, 3, 1)
+    jax.tree.map(np.testing.assert_array_equal, (one, metrics), (again, same))
+
+
+def test_batch_norm_over_each_device():
+    """On one device it is the global one; on two it is another loss, whose first step is the mean of the two shares'."""
+    one, one_metrics = train(1, 3, 1)
+    alone, alone_metrics = train(1, 3, 1, network__batch_norm='device')
+    np.testing.assert_allclose(alone_metrics['loss'], one_metrics['loss'], rtol=1e-5)
+    two, metrics = train(2, 3, 1, network__batch_norm='device')
+    assert np.isfinite(metrics['loss']).all() and abs(metrics['loss'][0] - one_metrics['loss'][0]) > 1e-5
+    config, network, _, state = start((('network__batch_norm', 'device'),))
+    images, targets, weights = (np.asarray(x) for x in first_batch(config))
+    losses, means = [], []
+    for share in (slice(0, 4), slice(4, 8)):
+        logits, updated = jax.jit(lambda v, x: network.apply(v, x, train=True, mutable=['batch_stats']))(state.variables, images[share])
+        losses.append(float(-(weights[share, None] * targets[share] * jax.nn.log_softmax(logits)).sum() / 4))
+        means.append(np.asarray(updated['batch_stats']['stem_bn']['mean']))
+    assert metrics['loss'][0] == pytest.approx(np.mean(losses), rel=1e-4)
+    first, _ = train(2, 1, 1, network__batch_norm='device')
+    np.testing.assert_allclose(first.variables['batch_stats']['stem_bn']['mean'], np.mean(means, 0), rtol=1e-4, atol=1e-6)
+
+
+def first_batch(config):
+    data = jax.tree.map(jnp.asarray, data_on_host())
+    return jax.jit(lambda: make_batch(jnp.uint32(3), jnp.int32(0), data, jnp.arange(BATCH), BATCH, config.augment))()
+
+
+def test_mixup_erasing_and_clipping_train_on_any_number_of_devices():
+    fields = dict(augment__mixup=0.4, augment__erase=0.5, optimizer__clip=0.1, optimizer__ema=0.9)
+    one, metrics = train(1, 2, 1, **fields)
+    four, four_metrics = train(4, 2, 1, **fields)
+    np.testing.assert_allclose(four_metrics['loss'], metrics['loss'], rtol=1e-4)
+    assert_close(four.average, one.average)
+    plain, plain_metrics = train(1, 3, 1)
+    assert abs(plain_metrics['loss'][0] - metrics['loss'][0]) > 1e-4
+
+
+def test_the_gradient_norm_is_logged_before_clipping():
+    _, metrics = train(1, 2, 1, augment__mixup=0.4, augment__erase=0.5, optimizer__clip=0.1, optimizer__ema=0.9)
+    assert (metrics['gradient_norm'] > 0.1).all()
+
+
+def test_the_moving_average_by_hand():
+    """Decay min(0.99, (1 + n) / (10 + n)): 0.1, 2/11 and 3/12 at first, and 0.99 in the long run."""
+    averaged = {'x': jnp.array(1.0)}
+    for step, value, expected in ((0, 3.0, 0.1 + 0.9 * 3.0), (1, 5.0, 2 / 11 * 2.8 + 9 / 11 * 5.0), (10_000, 0.0, None)):
+        before = float(averaged['x'])
+        averaged = average(averaged, {'x': jnp.array(value)}, jnp.int32(step), 0.99)
+        assert float(averaged['x']) == pytest.approx(0.99 * before if expected is None else expected, rel=1e-6)
+    assert average({}, {'x': jnp.array(1.0)}, jnp.int32(0), 0.99) == {}
+
+
+def test_the_state_holds_the_average_that_is_evaluated():
+    fields = dict(augment__mixup=0.4, augment__erase=0.5, optimizer__clip=0.1, optimizer__ema=0.9)
+    initial = start(tuple(fields.items()))[3]
+    jax.tree.map(np.testing.assert_array_equal, initial.average, initial.variables)
+    one, _ = train(1, 1, 1, **fields)
+    expected = jax.tree.map(lambda old, new: 0.1 * old + 0.9 * new, initial.variables, one.variables)
+    assert_close(one.average, expected, rtol=1e-5, atol=1e-6)
+    assert evaluated_variables(one) is one.average and evaluated_variables(train(1, 3, 1)[0]) is train(1, 3, 1)[0].variables
+
+
+def test_the_state_passed_in_is_donated():
+    config, network, optimizer, state = start()
+    mesh = mesh_of(1)
+    chunk = make_train_chunk(config, network, optimizer, mesh, 1)
+    placed, data = parallel.replicate(mesh, state), parallel.replicate(mesh, data_on_host())
+    chunk(placed, data)
+    assert placed.step.is_deleted() and placed.variables['params']['head']['kernel'].is_deleted()
+    assert not data['images'].is_deleted()
+
+
+def test_the_first_state_is_a_function_of_the_seed():
+    _, network, optimizer, state = start()
+    again, other = (
+        jax.jit(lambda seed=seed: create_state(network, optimizer, seed, False))() for seed in (3, 2**32 - 1)
+    )
+    jax.tree.map(np.testing.assert_array_equal, again, state)
+    assert largest_difference(again.variables, other.variables) > 0.01
+    assert other.seed == 2**32 - 1 and other.seed.dtype == np.uint32 and state.step == 0
+
+
+def test_bfloat16_keeps_the_state_in_float32():
+    state, metrics = train(2, 2, 1, network__dtype='bfloat16')
+    floats = {leaf.dtype for leaf in jax.tree.leaves((state.variables, state.optimizer)) if leaf.dtype.kind != 'i'}
+    assert floats == {np.dtype('float32')} and metrics['loss'].dtype == np.float32
+    np.testing.assert_allclose(metrics['loss'], train(2, 3, 1)[1]['loss'][:2], rtol=0.03)

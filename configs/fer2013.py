@@ -12,15 +12,9 @@ from fer_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
-    """The paper's SA + Base(g=4) + CA on FER2013, with the identity sums and the optimizer that let fifty layers train."""
+    """The paper's SA + Base(g=4) + CA on FER2013."""
     config = default_config()
     config.name = 'fer2013'
     config.data.dataset = 'fer2013'
     config.epochs = 20.0
-    config.network.residual = True
-    config.network.shortcut = True
-    config.optimizer.name = 'adamw'
-    config.optimizer.learning_rate = 2e-3
-    config.optimizer.weight_decay = 0.05
-    config.optimizer.ema = 0.995
     return config

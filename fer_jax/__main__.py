@@ -1,6 +1,7 @@
 """`python -m fer_jax <command>`: reads the arguments and calls the library; JAX is imported only by what needs it."""
 
 import argparse
+import logging
 import pathlib
 import sys
 import warnings
@@ -109,6 +110,7 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 def tell_warnings(command: str) -> None:
     """Warnings about the user's data are one line each; those that libraries give one another are not the user's."""
+    logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax's and TFDS's words among them
     if not sys.warnoptions:
         warnings.simplefilter('ignore')
     # `prepare` prints them with its manifest.

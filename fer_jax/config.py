@@ -120,9 +120,9 @@ def default_config() -> ConfigDict:
     n.shuffle_groups = optional(int, 4)  # channel shuffle groups in every block; None is no shuffle
     n.fusion = 'pointwise'  # a block's last co² weights: pointwise (1×1) or attention (squeeze of ratio 2)
     n.preactivation = False  # BN and ReLU before each convolution of the two paths instead of after
-    n.residual = False  # identity sums inside the two paths
+    n.residual = True  # identity sums inside the two paths
     n.zero_last_gamma = False  # start the last BN scale of each residual sum at zero
-    n.shortcut = False  # an identity sum around each block, averaged over its stride, new channels zero; no parameters
+    n.shortcut = True  # an identity sum around each block, averaged over its stride, new channels zero; no parameters
     n.activation = 'relu'  # relu | leaky_relu | silu | gelu
     n.stem = 8  # channels of the first convolution
     n.blocks = (24, 32, 72, 216, 360, 512)  # output channels of each CSP block
@@ -132,16 +132,16 @@ def default_config() -> ConfigDict:
     n.batch_norm_momentum = 0.9  # of the running statistics
 
     o = c.optimizer = ConfigDict()
-    o.name = 'sgd'  # sgd (Nesterov) | adamw | muon
-    o.learning_rate = 0.1  # peak
+    o.name = 'adamw'  # sgd (Nesterov) | adamw | muon
+    o.learning_rate = 2e-3  # peak, for a batch of 128
     o.schedule = 'cosine'  # cosine (after a linear warm-up) | onecycle
     o.warmup_epochs = 1.0  # of the cosine schedule
     o.momentum = 0.9  # of sgd and muon; muon is mostly run at 0.95
     o.adam_ratio = 0.1  # muon only: learning rate of what Adam updates (vectors, depthwise filters), as a share of the peak
-    o.weight_decay = 5e-4  # on kernels only (in muon, those that are matrices); coupled in sgd, decoupled in adamw and muon
+    o.weight_decay = 0.05  # on kernels only (in muon, those that are matrices); coupled in sgd, decoupled in adamw and muon
     o.clip = optional(float, 5.0)  # global gradient norm; None is off
     o.label_smoothing = 0.1  # share of a target's weight that is spread over all classes
-    o.ema = 0.99  # decay per step of the averaged parameters that are evaluated; 0 is off
+    o.ema = 0.995  # decay per step of the averaged parameters that are evaluated; 0 is off
 
     t = c.train = ConfigDict()
     t.steps_per_call = 0  # steps in one compiled call; 0 chooses: 1 on CPU, 50 on GPU and TPU

@@ -49,9 +49,7 @@ def crops(images: Shaped[Array, 'batch height width'], views: str) -> Shaped[Arr
     return found if views == 'centre' else jnp.concatenate([found, found[..., ::-1]])
 
 
-def make_evaluator(
-    apply: Apply, mesh: Mesh, views: str, class_names: Sequence[str], batch_size: int
-) -> Callable[[Any, Faces], Evaluation]:
+def make_evaluator(apply: Apply, mesh: Mesh, views: str, class_names: Sequence[str], batch_size: int) -> Callable[[Any, Faces], Evaluation]:
     """A function of (variables, faces) that evaluates a split on the mesh; it compiles once for each size of split.
 
     Args:
@@ -72,13 +70,15 @@ def make_evaluator(
     score = make_score(apply, mesh, views)
 
     def evaluate(variables: Any, faces: Faces) -> Evaluation:
-        results = []
+        states, outputs = [], []
         for batch in batches(faces, max(1, batch_size // VIEWS[views]), mesh):
-            results.append(score(variables, *batch))
-            if len(results) > 2:  # two calls in flight keep the device busy; more would only hold memory
-                results[-3] = jax.device_get(results[-3])
-        states, log_probabilities, predictions = zip(*jax.device_get(results), strict=True)
+            state, *output = score(variables, *batch)
+            states.append(state)
+            outputs.append(output)
+            if len(outputs) > 2:  # two calls in flight keep the device busy; more would only hold memory
+                outputs[-3] = jax.device_get(outputs[-3])
         state = functools.reduce(EvaluationState.merge, states)
+        log_probabilities, predictions = zip(*jax.device_get(outputs), strict=True)
         log_probabilities = np.concatenate(log_probabilities)[: len(faces)]
         if not int(state.count) == int(state.confusion.sum()) == len(faces):
             raise RuntimeError(
@@ -88,9 +88,7 @@ def make_evaluator(
         broken = ~np.isfinite(log_probabilities).all(1)
         if broken.any():
             raise FloatingPointError(f'the network gives no finite output for {broken.sum()} of {len(faces)} images')
-        return Evaluation(
-            summarise(state, tuple(class_names)), np.exp(log_probabilities), np.concatenate(predictions)[: len(faces)]
-        )
+        return Evaluation(summarise(state, tuple(class_names)), np.exp(log_probabilities), np.concatenate(predictions)[: len(faces)])
 
     return evaluate
 

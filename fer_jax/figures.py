@@ -3,7 +3,7 @@
 import io
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Int
@@ -45,6 +45,33 @@ def confusion_matrix_png(matrix: Int[np.ndarray, 'classes classes'] | list[list[
             axes.text(column, row, text, ha='center', va='center', fontsize=size, color='white' if share > 0.55 else 'black')
     bar = figure.colorbar(picture, ax=axes, shrink=0.8, format=lambda share, _: f'{100 * share:.0f} %')
     bar.set_label('share of the true class')
+    return to_png(figure)
+
+
+def curves_png(lines: Sequence[dict[str, Any]], title: str, marks: Sequence[float] = ()) -> bytes:
+    """A PNG of a run's metrics.jsonl: loss above, accuracy below, against epochs.
+
+    Args:
+      lines: the parsed lines, of kinds 'train' and 'validation'.
+      marks: epochs at which to draw a thin upright line, such as where a run was killed.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 6), dpi=120, layout='constrained')
+    loss, accuracy = figure.subplots(2, 1, sharex=True)
+    for kind, colour, label in (('train', 'tab:blue', 'training (augmented)'), ('validation', 'tab:orange', 'validation (centre crop)')):
+        chosen = [line for line in lines if line['kind'] == kind]
+        epochs = [line['epoch'] for line in chosen]
+        loss.plot(epochs, [line['loss' if kind == 'train' else 'nll'] for line in chosen], color=colour, label=label)
+        accuracy.plot(epochs, [100 * line['accuracy'] for line in chosen], color=colour, label=label)
+    for axes, name in ((loss, 'cross-entropy, nats'), (accuracy, 'accuracy, %')):
+        axes.set_ylabel(name)
+        axes.grid(alpha=0.3)
+        for mark in marks:
+            axes.axvline(mark, color='black', linewidth=0.8, linestyle=':')
+    loss.set_title(title, parse_math=False, wrap=True)
+    loss.legend()
+    accuracy.set_xlabel('epoch')
     return to_png(figure)
 
 

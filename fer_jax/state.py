@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jaxtyping import Int, UInt32
 
 from fer_jax import rng
 from fer_jax.augment import CROP_SIDE
@@ -16,10 +15,10 @@ from fer_jax.network import FERNet
 
 @flax.struct.dataclass
 class TrainState:
-    """One run between two steps; what a checkpoint holds."""
+    """One run between two steps; what a checkpoint holds. Trees of shapes or shardings in its form have other leaves."""
 
-    step: Int[Array, '']  # steps done
-    seed: UInt32[Array, '']  # of the run's random streams
+    step: Any  # int32[]: steps done
+    seed: Any  # uint32[]: of the run's random streams
     variables: dict[str, Any]  # params and batch_stats
     optimizer: optax.OptState
     average: dict[str, Any]  # exponential moving average of `variables`; empty when off

@@ -79,7 +79,7 @@ def make_train_chunk(config: ConfigDict, network: FERNet, optimizer: optax.Gradi
         value, correct, gradients, batch_stats = jax.lax.psum((value, correct, gradients, batch_stats), DATA)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.variables['params'])
         variables = {'params': optax.apply_updates(state.variables['params'], updates), 'batch_stats': batch_stats}
-        metrics = {'loss': value, 'accuracy': correct, 'gradient_norm': optax.global_norm(gradients)}
+        metrics = {'loss': value, 'accuracy': correct, 'gradient_norm': optax.tree.norm(gradients)}
         state = state.replace(
             step=state.step + 1,
             variables=variables,

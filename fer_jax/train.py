@@ -1,6 +1,7 @@
 """A training run: start or resume, the loop, and the one scoring of the test split at its end."""
 
 import contextlib
+import json
 import pathlib
 import signal
 import time
@@ -15,7 +16,8 @@ from fer_jax import parallel
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.errors import Diverged, Interrupted
 from fer_jax.evaluate import make_evaluator
-from fer_jax.files import write_json
+from fer_jax.figures import curves_png
+from fer_jax.files import write_atomic, write_json
 from fer_jax.losses import class_weights, smooth
 from fer_jax.run import Run, build, check_content, check_workdir, claim_workdir, default_workdir
 from fer_jax.score import score
@@ -241,5 +243,7 @@ def finish(run: Run, workdir: pathlib.Path, checkpoints: Checkpoints, record: di
     for split, views in scorings:
         folder = workdir / 'evaluations' / f'best-{run.dataset.split_titles[split]}-{views}'
         result[f'{split}_{views}'] = score(run, state, split, views, folder)
+    lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    write_atomic(workdir / 'curves.png', curves_png(lines, run.config.name))
     write_json(workdir / 'result.json', result | run.record())
     return result

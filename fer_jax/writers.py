@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 
@@ -57,7 +58,7 @@ class MetricWriter:
         resumed_at: int | None = None,
         tensorboard: bool = False,
         lead: bool = True,
-        stream: TextIO | None = None,
+        stream: io.TextIOBase | None = None,
         clock: Callable[[], float] = time.monotonic,
         quiet_seconds: float = 10.0,
     ):

@@ -7,7 +7,8 @@ import numpy as np
 
 EPSILON = 1e-5  # flax's BatchNorm
 # What runs once compiles two to three times as fast without the compiler's optimisations, and computes the same.
-jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
+FAST_TO_COMPILE = {'xla_backend_optimization_level': 0}
+jit = functools.partial(jax.jit, compiler_options=FAST_TO_COMPILE)
 
 
 def convolution(images: np.ndarray, kernel: np.ndarray, stride: int = 1) -> np.ndarray:
@@ -53,7 +54,9 @@ def shuffle(x: np.ndarray, groups: int) -> np.ndarray:
     return out
 
 
-def csp_block(x: np.ndarray, params: dict, statistics: dict, stride: int, groups: int | None, preactivation: bool, residual: bool) -> np.ndarray:
+def csp_block(
+    x: np.ndarray, params: dict, statistics: dict, stride: int, groups: int | None, preactivation: bool, residual: bool
+) -> np.ndarray:
     """The reconstruction of the paper's block, line by line as its description has it, with running statistics."""
     half = x.shape[-1] // 2
     a, b = x[..., :half], x[..., half:]

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from fer_jax.augment import CROP_SIDE, augment, augment_batch, bilinear, normalise
 from fer_jax.config import default_config
+from tests import reference
 
 OFF = dict(crop=False, flip=False, rotate=0.0, scale=0.0, shift=0.0, brightness=0.0, contrast=0.0, erase=0.0, mixup=0.0)
 RNG = np.random.default_rng(0)
@@ -28,7 +29,7 @@ def views(image, n, **fields):
     """n views of one image, each by a key of its own."""
     chosen = options(**fields)
     keys = jax.random.split(jax.random.key(1), n)
-    return np.asarray(jax.jit(jax.vmap(lambda key: augment(jnp.asarray(image, jnp.float32), key, chosen)))(keys))
+    return np.asarray(reference.jit(jax.vmap(lambda key: augment(jnp.asarray(image, jnp.float32), key, chosen)))(keys))
 
 
 def test_all_off_is_the_centre_crop():
@@ -72,7 +73,7 @@ def draws(n):
     def one(key):
         return jax.random.uniform(jax.random.split(jax.random.split(key, 4)[0])[1], (4,), minval=-1.0)
 
-    return np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(1), n)))
+    return np.asarray(reference.jit(jax.vmap(one))(jax.random.split(jax.random.key(1), n)))
 
 
 @pytest.mark.parametrize('rotate', [10.0, 90.0])
@@ -173,7 +174,7 @@ def test_views_do_not_depend_on_who_computes_them():
     batch = jnp.asarray(RNG.integers(0, 256, (8, 48, 48)).astype(np.uint8))
     chosen = default_config().augment
     chosen.erase = 0.5
-    function = jax.jit(lambda images, positions: augment_batch(images, jax.random.key(3), positions, chosen))
+    function = reference.jit(lambda images, positions: augment_batch(images, jax.random.key(3), positions, chosen))
     whole = np.asarray(function(batch, jnp.arange(8)))
     np.testing.assert_array_equal(np.concatenate([function(batch[i : i + 4], jnp.arange(i, i + 4)) for i in (0, 4)]), whole)
     np.testing.assert_array_equal(function(batch[::-1], jnp.arange(8)[::-1]), whole[::-1])

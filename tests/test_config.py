@@ -46,7 +46,8 @@ def error_of(function, *arguments):
 def test_every_field_has_a_comment():
     source = pathlib.Path(module.__file__).read_text()
     function = next(node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == 'default_config')
-    comments = {token.start[0]: token.string for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type == tokenize.COMMENT}
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = {token.start[0]: token.string for token in tokens if token.type == tokenize.COMMENT}
     groups = {'c': ''}
     commented = set()
     for node in function.body:
@@ -161,7 +162,8 @@ def test_wrong_overrides_are_one_line(field, text, message):
         ({'network.stem': '9'}, 'block 1 gets 9 channels'),
         ({'network.shuffle_groups': '3'}, 'network.shuffle_groups=3 does not divide the 8 channels of block 1'),
         ({'network.blocks': '24,32,72,216,360,0'}, 'at least 1 channel'),
-        ({'network.zero_last_gamma': 'true'}, 'network.residual=true'),
+        ({'network.zero_last_gamma': 'true', 'network.residual': 'false'}, 'network.residual=true'),
+        ({'network.zero_last_gamma': 'true', 'network.residual': 'true', 'network.preactivation': 'true'}, 'end in a convolution'),
         ({'data.dataset': 'fer2013'}, '--config.data.path='),
     ],
 )
@@ -199,7 +201,8 @@ def test_a_config_is_found_beside_the_package(tmp_path, monkeypatch):
 
 
 def test_a_record_comes_back():
-    config = load_config(TOYFACES, {'network.blocks': '24,32', 'network.strides': '2,2', 'optimizer.clip': 'none', 'network.shuffle_groups': '2'})
+    overrides = {'network.blocks': '24,32', 'network.strides': '2,2', 'optimizer.clip': 'none', 'network.shuffle_groups': '2'}
+    config = load_config(TOYFACES, overrides)
     again = from_record(json.loads(json.dumps(config.to_dict())), 'config.json')
     assert values(again) == values(config) and differences(again, config) == []
     assert [type(value) for value in values(again).values()] == [type(value) for value in values(config).values()]
@@ -243,7 +246,8 @@ def test_every_config_file(path):
     assert isinstance(config, ConfigDict) and config.is_locked
     network = make_network(config.network, 7)
     logits = jax.eval_shape(
-        lambda x: network.apply(network.init(jax.random.key(0), x, train=False), x, train=False), jax.ShapeDtypeStruct((2, 40, 40, 1), jnp.float32)
+        lambda x: network.apply(network.init(jax.random.key(0), x, train=False), x, train=False),
+        jax.ShapeDtypeStruct((2, 40, 40, 1), jnp.float32),
     )
     assert logits.shape == (2, 7) and logits.dtype == jnp.float32
     docstring = ast.get_docstring(ast.parse(path.read_text()))

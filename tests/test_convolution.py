@@ -80,5 +80,9 @@ def test_depthwise_in_jit_vmap_and_scan():
     ours = jax.jit(jax.grad(lambda kernel: loss(kernel, convolve_depthwise)))(kernel)
     theirs = jax.jit(jax.grad(lambda kernel: loss(kernel, lambda x, k, s: lax_convolution(x, k, s, 2))))(kernel)
     np.testing.assert_allclose(ours, theirs, rtol=1e-4)
-    scanned = jax.lax.scan(lambda total, x: (total + jax.grad(lambda k: (convolve_depthwise(x, k, 2) ** 2).sum())(kernel), None), 0 * kernel, images)
+
+    def one(total, x):
+        return total + jax.grad(lambda k: (convolve_depthwise(x, k, 2) ** 2).sum())(kernel), None
+
+    scanned = jax.lax.scan(one, 0 * kernel, images)
     np.testing.assert_allclose(scanned[0], theirs, rtol=1e-4)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer_jax.figures import confusion_matrix_png
+from fer_jax.figures import confusion_matrix_png, curves_png
 
 FULL_BLUE = (8, 48, 107)  # the last colour of Blues
 NAMES = ('angry', 'disgust', 'fear', 'happy', 'sad', 'surprise', 'neutral')
@@ -57,3 +57,17 @@ def test_matplotlib_is_loaded_late_and_pyplot_never():
         'f.confusion_matrix_png([[1, 0], [0, 1]], ("a", "b"), ""); assert "matplotlib.pyplot" not in sys.modules'
     )
     subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_curves_show_both_kinds_and_the_marks():
+    train = [{'kind': 'train', 'epoch': e / 2, 'loss': 2 - e / 10, 'accuracy': e / 20} for e in range(10)]
+    validation = [{'kind': 'validation', 'epoch': e, 'nll': 2 - e / 8, 'accuracy': e / 8} for e in range(5)]
+
+    def coloured(png, colour):
+        return (np.abs(pixels(png).astype(int) - colour) <= 2).all(-1).sum()
+
+    both = curves_png(train + validation, 'run')
+    blue, orange = (31, 119, 180), (255, 127, 14)
+    assert coloured(both, blue) > 500 and coloured(both, orange) > 500
+    assert coloured(curves_png(train, 'run'), orange) < coloured(both, orange) / 2
+    assert coloured(curves_png(train + validation, 'run', marks=[1.0, 2.0]), (0, 0, 0)) > coloured(both, (0, 0, 0)) + 100

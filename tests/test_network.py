@@ -132,8 +132,9 @@ def test_every_row_of_table_1(row):
 def test_the_total_of_table_1():
     assert sum(TABLE_1.values()) == 1_906_382
     assert count(shapes()['params']) == 1_906_382
-    config = default_config()
-    assert make_network(config.network, 7) == FERNet(classes=7), 'the default configuration is the network of the paper'
+    network = make_network(default_config().network, 7)
+    assert (network.attention, network.shuffle_groups, network.fusion) == ('both', 4, 'pointwise'), 'SA + Base(g=4) + CA is the default'
+    assert count(jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 40, 40, 1)), train=False))['params']) == 1_906_382
 
 
 def test_the_formula_of_each_block():
@@ -273,7 +274,7 @@ def test_the_gradient_of_the_maximum():
     np.testing.assert_array_equal(maximum(x, 0), [3, 5, 3])
     batch = images(2, 5, 8)
     for axis in (1, 3):
-        ours, theirs = (jax.grad(lambda x, f=f: (f(x, axis) ** 2).sum())(batch) for f in (maximum, lambda x, axis: x.max(axis)))
+        ours, theirs = (jax.grad(lambda x, f=f, axis=axis: (f(x, axis) ** 2).sum())(batch) for f in (maximum, jnp.max))
         np.testing.assert_array_equal(ours, theirs)  # no two of the draws are equal
 
 
@@ -293,7 +294,8 @@ def test_widen_by_hand():
 )
 def test_the_block(stride, groups, preactivation, residual):
     """Line by line the description of the reconstruction, on a map of odd side."""
-    block = CSPBlock(12, stride, functools.partial(nn.BatchNorm, use_running_average=True), groups, preactivation=preactivation, residual=residual)
+    norm = functools.partial(nn.BatchNorm, use_running_average=True)
+    block = CSPBlock(12, stride, norm, groups, preactivation=preactivation, residual=residual)
     x = images(2, 5, 8)
     variables = randomised(jax.eval_shape(lambda: block.init(jax.random.key(0), x)))
     tree = as_numpy(variables)
@@ -335,7 +337,7 @@ def test_base_is_base_with_one_group():
     initial = [reference.jit(lambda network=network: network.init(jax.random.key(5), images(1), train=False))() for network in networks]
     jax.tree.map(np.testing.assert_array_equal, initial[0], initial[1])
     base, one, two = (
-        reference.jit(lambda variables, x, network=network: network.apply(variables, x, train=True, mutable=['batch_stats']))(variables, images(4))
+        reference.jit(lambda v, x, network=network: network.apply(v, x, train=True, mutable=['batch_stats']))(variables, images(4))
         for network, variables in zip(networks, initial, strict=True)
     )
     jax.tree.map(np.testing.assert_array_equal, base, one)
@@ -349,7 +351,8 @@ def test_each_variant_is_another_function():
     expected = np.asarray(reference.jit(lambda v, x: plain.apply(v, x, train=False))(variables, images(2)))
     for options in (dict(preactivation=True), dict(residual=True), dict(shortcut=True), dict(activation='gelu'), dict(shuffle_groups=2)):
         network = FERNet(**TINY | one | options)
-        assert not np.allclose(reference.jit(lambda v, x, network=network: network.apply(v, x, train=False))(variables, images(2)), expected), options
+        logits = reference.jit(lambda v, x, network=network: network.apply(v, x, train=False))(variables, images(2))
+        assert not np.allclose(logits, expected), options
 
 
 def test_evaluation_does_not_depend_on_the_companions():
@@ -364,9 +367,9 @@ def test_evaluation_does_not_depend_on_the_companions():
 
 def test_the_head_is_the_mean_over_its_map():
     network, variables = tiny(attention='none')
-    logits, taken = reference.jit(
-        lambda v, x: network.apply(v, x, train=False, capture_intermediates=True, mutable=['intermediates'])
-    )(variables, images(2))
+    logits, taken = reference.jit(lambda v, x: network.apply(v, x, train=False, capture_intermediates=True, mutable=['intermediates']))(
+        variables, images(2)
+    )
     last, head = taken['intermediates']['block2']['__call__'][0], as_numpy(variables['params']['head'])
     expected = (reference.convolution(np.asarray(last), head['kernel']) + head['bias']).mean((1, 2))
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)

@@ -23,7 +23,7 @@ CHOICES = {
 # Fields that hold a number between two bounds, both allowed.
 BOUNDS = {
     'seed': (0, 2**32 - 1),
-    'epochs': (0, 1e6),
+    'epochs': (1e-6, 1e6),
     'batch_size': (1, 2**20),
     'data.validation_fraction': (0.01, 0.9),
     'data.test_fraction': (0.01, 0.9),

@@ -43,7 +43,8 @@ class Run:
 
     def initial_state(self) -> TrainState:
         """The state before the first step, whole on every device of the mesh."""
-        return jax.jit(self._create, out_shardings=parallel.whole(self.mesh))()
+        # Two hundred small draws that run once: compiling them well takes longer than anything they do.
+        return jax.jit(self._create, out_shardings=parallel.whole(self.mesh), compiler_options={'xla_backend_optimization_level': 0})()
 
     def abstract_state(self) -> TrainState:
         """Shapes and types of the state; nothing is computed."""

@@ -43,18 +43,20 @@ def make_batch(
     rows = batch_rows(seed, step, len(data['images']), batch_size)
     key = rng.key(seed, 'augment', step)
 
-    def views(places: Int[Array, ' share']) -> tuple[Array, Array]:
+    def views(places: Int[Array, ' share']) -> tuple[Array, Array, Array]:
         chosen = rows[places]
-        return augment_batch(data['images'][chosen], key, places, options), data['targets'][chosen]
+        return augment_batch(data['images'][chosen], key, places, options), data['targets'][chosen], data['weights'][chosen]
 
-    images, targets = views(positions)
+    images, targets, weights = views(positions)
     if options.mixup:
-        other_images, other_targets = views((positions + 1) % batch_size)
+        other_images, other_targets, other_weights = views((positions + 1) % batch_size)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(rng.key(seed, 'mixup', step), positions)
-        weight = jax.vmap(lambda key: jax.random.beta(key, options.mixup, options.mixup))(keys)
-        images = weight[:, None, None] * images + (1 - weight[:, None, None]) * other_images
-        targets = weight[:, None] * targets + (1 - weight[:, None]) * other_targets
-    return normalise(images), targets, data['weights'][rows[positions]]
+        part = jax.vmap(lambda key: jax.random.beta(key, options.mixup, options.mixup))(keys)[:, None]
+        images = part[..., None] * images + (1 - part[..., None]) * other_images
+        # Each image's loss keeps its own weight, so the weights go into the mixed targets.
+        targets = part * weights[:, None] * targets + (1 - part) * other_weights[:, None] * other_targets
+        weights = jnp.ones_like(weights)
+    return normalise(images), targets, weights
 
 
 def make_train_chunk(config: ConfigDict, network: FERNet, optimizer: optax.GradientTransformation, mesh: Mesh, steps: int) -> TrainChunk:
@@ -100,7 +102,7 @@ def make_train_chunk(config: ConfigDict, network: FERNet, optimizer: optax.Gradi
 
 
 def average(averaged: dict, variables: dict, step: Array, decay: float) -> dict:
-    """The moving average after one more step, started up as 1/n so that the initial weights do not linger."""
+    """The moving average after one more step, its decay rising as (1 + n) / (10 + n) so that the initial weights do not linger."""
     if not averaged:
         return averaged
     decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))

@@ -104,6 +104,7 @@ class Loop:
             batch_size=run.config.batch_size,
             resumed_at=self.step or None,
             tensorboard=run.config.train.tensorboard,
+            lead=jax.process_index() == 0,
         )
 
     def start(self) -> tuple[TrainState, dict[str, Any]]:

@@ -14,4 +14,4 @@ for argument; do
     [ ! -e "${argument%%::*}" ] || named=yes
 done
 [ $named = yes ] || set -- "$@" "$root/tests"
-exec "$venv/bin/python" -P -m pytest -c "$root/pyproject.toml" --rootdir "$root" -n auto --dist loadfile "$@"
+exec "$venv/bin/python" -P -m pytest -c "$root/pyproject.toml" --rootdir "$root" -n auto --dist loadfile --no-loadscope-reorder "$@"

@@ -4,6 +4,8 @@ import os
 import pathlib
 
 ROOT = pathlib.Path(__file__).parent.parent
+# Each file goes to one worker as a whole; begun last, the longest would be what all the others wait for.
+LONGEST = ('test_train.py', 'test_step.py', 'test_network.py')
 
 # Before JAX is imported, and in the environment so that the programs that tests start have them too.
 os.environ['JAX_PLATFORMS'] = 'cpu'
@@ -32,6 +34,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.markexpr = 'slow'
     elif not config.option.markexpr and not named:
         config.option.markexpr = 'not slow'
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:

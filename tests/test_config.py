@@ -148,7 +148,7 @@ def test_wrong_overrides_are_one_line(field, text, message):
         ({'network.attention': 'bth'}, "unknown value of network.attention 'bth': did you mean 'both'?"),
         ({'optimizer.name': 'adam'}, "did you mean 'adamw'?"),
         ({'data.dataset': 'mnist'}, 'known are toyfaces, fer2013'),
-        ({'epochs': '-1'}, 'epochs=-1.0: must lie between 0 and'),
+        ({'epochs': '-1'}, 'epochs=-1.0: must lie between 1e-06 and'),
         ({'epochs': 'nan'}, 'epochs=nan: must lie between'),
         ({'epochs': 'inf'}, 'epochs=inf: must lie between'),
         ({'batch_size': '0'}, 'batch_size=0: must lie between 1 and'),
@@ -163,7 +163,7 @@ def test_wrong_overrides_are_one_line(field, text, message):
         ({'network.shuffle_groups': '3'}, 'network.shuffle_groups=3 does not divide the 8 channels of block 1'),
         ({'network.blocks': '24,32,72,216,360,0'}, 'at least 1 channel'),
         ({'network.zero_last_gamma': 'true', 'network.residual': 'false'}, 'network.residual=true'),
-        ({'network.zero_last_gamma': 'true', 'network.residual': 'true', 'network.preactivation': 'true'}, 'end in a convolution'),
+        ({'network.zero_last_gamma': 'true', 'network.residual': 'true', 'network.preactivation': 'true'}, 'network.preactivation=true'),
         ({'data.dataset': 'fer2013'}, '--config.data.path='),
     ],
 )

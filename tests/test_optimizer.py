@@ -16,7 +16,7 @@ from fer_jax.optimizer import OPTIMIZERS, SCHEDULES, is_kernel, make_optimizer, 
 
 def options(**fields):
     config = default_config().optimizer
-    config.update({'learning_rate': 0.5, 'weight_decay': 0.0, 'clip': None} | fields)
+    config.update({'name': 'sgd', 'learning_rate': 0.5, 'momentum': 0.9, 'weight_decay': 0.0, 'clip': None} | fields)
     return config
 
 

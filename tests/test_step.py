@@ -155,9 +155,11 @@ def test_shares_make_up_the_batch(mixup):
 
 
 def test_mixup_by_hand():
-    """λ · this + (1 - λ) · the next, images and targets by one λ in (0, 1); the weight found from the targets fits the images."""
-    images, targets, _ = batch_of(range(BATCH))
-    mixed, mixed_targets, _ = batch_of(range(BATCH), augment__mixup=0.8)
+    """λ · this + (1 - λ) · the next, images and targets by one λ in (0, 1); each image's weight goes with its own target."""
+    images, targets, weights = batch_of(range(BATCH))
+    mixed, mixed_targets, mixed_weights = batch_of(range(BATCH), augment__mixup=0.8)
+    targets = targets * weights[:, None]
+    np.testing.assert_array_equal(mixed_weights, 1)
     after, after_targets = np.roll(images, -1, 0), np.roll(targets, -1, 0)
     shares = []
     for i in range(BATCH):

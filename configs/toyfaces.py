@@ -12,10 +12,17 @@ from fer_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
-    """The paper's SA + Base(g=4) + CA in small batches, so that a few epochs hold enough updates."""
+    """SA + Base(g=4) + CA with all its parameters, on coarser maps: the first block has stride 2 and the last two have 1.
+
+    That is two and a half times as fast as the paper's strides, and the drawn faces need no more.
+    """
     config = default_config()
-    config.epochs = 3.0
-    config.batch_size = 64
+    config.epochs = 7.0
+    config.batch_size = 32
+    config.network.strides = (2, 2, 2, 2, 1, 1)
+    config.network.fusion_scale = 0.1
+    config.augment.rotate = config.augment.scale = config.augment.brightness = config.augment.contrast = 0.0  # drawn already
+    config.optimizer.learning_rate = 5e-3
     config.optimizer.warmup_epochs = 0.3
     config.optimizer.ema = 0.98
     return config

@@ -40,7 +40,9 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument('--checkpoint', default='best', help='best, latest or a step; default: %(default)s')
     evaluate.add_argument('--split', default='test', help="train, validation, test, or the data set's own name; default: %(default)s")
     evaluate.add_argument('--views', default='centre', choices=('centre', 'ten'), help='crops of each image; default: %(default)s')
-    command('prepare', 'Prepare a data set and print its manifest.', config=True)
+    prepare = command('prepare', 'Prepare a data set and print its manifest.', config=True)
+    for sub in (train, prepare):
+        sub.add_argument('--skip-bad', action='store_true', help='leave out files that are no images instead of refusing the set')
     summary = command('summary', "Print the network as the paper's Table 1 does.", config=True)
     summary.add_argument('--parameters', action='store_true', help='list every parameter too')
     return parser
@@ -88,7 +90,8 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
         evaluate_run(options.workdir, options.checkpoint, options.split, options.views, overrides)
         return 0
-    config = load_config(options.config, overrides)
+    skip_bad = {'data.skip_bad': 'true'} if getattr(options, 'skip_bad', False) else {}
+    config = load_config(options.config, overrides | skip_bad)
     match options.command:
         case 'train':
             from fer_jax.train import train

@@ -36,6 +36,7 @@ BOUNDS = {
     'augment.contrast': (0, 1),
     'augment.erase': (0, 1),
     'augment.mixup': (0, 100),
+    'network.fusion_scale': (1e-6, 100),
     'network.stem': (2, 4096),
     'network.batch_norm_momentum': (0, 1),
     'optimizer.learning_rate': (0, 100),
@@ -123,6 +124,7 @@ def default_config() -> ConfigDict:
     n.residual = True  # identity sums inside the two paths
     n.zero_last_gamma = False  # start the last BN scale of each residual sum at zero
     n.shortcut = True  # an identity sum around each block, averaged over its stride, new channels zero; no parameters
+    n.fusion_scale = 1.0  # of the first draw of each block's last 1×1: small ones start a block with a shortcut near the identity
     n.activation = 'relu'  # relu | leaky_relu | silu | gelu
     n.stem = 8  # channels of the first convolution
     n.blocks = (24, 32, 72, 216, 360, 512)  # output channels of each CSP block

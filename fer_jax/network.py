@@ -34,6 +34,11 @@ def depthwise_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32)
     return std * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype) / TRUNCATED_STD
 
 
+def scaled(init: Callable[..., Array], factor: float) -> Callable[..., Array]:
+    """`init`, its draws times `factor`."""
+    return lambda *arguments: factor * init(*arguments)
+
+
 def channel_shuffle(x: Float[Array, '*shape channels'], groups: int) -> Float[Array, '*shape channels']:
     """Deals the channels of `groups` consecutive groups out in turn (ShuffleNet, Zhang et al., 2018).
 
@@ -183,6 +188,7 @@ class CSPBlock(nn.Module):
     residual: bool = False
     zero_last_gamma: bool = False
     shortcut: bool = False
+    fusion_scale: float = 1.0
     activation: Callable[[Array], Array] = nn.relu
     dtype: Any = jnp.float32
 
@@ -204,7 +210,7 @@ class CSPBlock(nn.Module):
         if self.fusion == 'attention':
             y = ChannelAttention(dtype=self.dtype, name='fusion')(y)
         else:
-            y = Convolution(self.features, 1, dtype=self.dtype, name='fusion')(y)
+            y = Convolution(self.features, 1, kernel_init=scaled(KERNEL_INIT, self.fusion_scale), dtype=self.dtype, name='fusion')(y)
         return y + widen(x, self.features, self.stride) if self.shortcut else y
 
     def unit(self, x: Images, name: str, layers: list[tuple[str, int, bool]], inner_activation: bool = True) -> Images:
@@ -237,6 +243,7 @@ class FERNet(nn.Module):
     residual: bool = False
     zero_last_gamma: bool = False
     shortcut: bool = False
+    fusion_scale: float = 1.0
     activation: str = 'relu'
     stem: int = 8
     blocks: tuple[int, ...] = (24, 32, 72, 216, 360, 512)
@@ -270,6 +277,7 @@ class FERNet(nn.Module):
                 self.residual,
                 self.zero_last_gamma,
                 self.shortcut,
+                self.fusion_scale,
                 activation,
                 self.dtype,
                 name=f'block{number}',
@@ -296,7 +304,7 @@ class FERNet(nn.Module):
 def make_network(config: ConfigDict, classes: int, statistics_axis: str | None = None) -> FERNet:
     """The network of a checked `config.network`; `statistics_axis` names the mesh axis that global batch norm sums over."""
     fields = ('attention', 'shuffle_groups', 'fusion', 'preactivation', 'residual', 'zero_last_gamma', 'shortcut', 'activation')
-    fields += ('stem', 'batch_norm_momentum')
+    fields += ('fusion_scale', 'stem', 'batch_norm_momentum')
     return FERNet(
         classes=classes,
         blocks=tuple(config.blocks),

@@ -247,4 +247,5 @@ def finish(run: Run, workdir: pathlib.Path, checkpoints: Checkpoints, record: di
     lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
     write_atomic(workdir / 'curves.png', curves_png(lines, run.config.name))
     write_json(workdir / 'result.json', result | run.record())
+    print(f'finished: {workdir}/ (result.json, curves.png, checkpoints/best/{step})')
     return result

@@ -1,9 +1,9 @@
 """FER2013 by the clean protocol: train on Training, choose on PublicTest, score PrivateTest once.
 
 Command:   ./launch/train.sh --config configs/fer2013.py --config.data.path=fer2013.csv
-Hardware:  any; a few hours on four CPU cores
-Time:      (see README)
-Accuracy:  (see README)
+Hardware:  any; measured on four shared CPU cores
+Time:      54 minutes for the 20 epochs there, at 130 to 270 images/s
+Accuracy:  PrivateTest 61.05 % by one centre crop, 62.69 % by ten (one seed; results/fer2013-cpu). 20 epochs are few: on a GPU take more.
 """
 
 from ml_collections import ConfigDict

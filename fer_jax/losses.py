@@ -7,13 +7,8 @@ from jax import Array
 from jaxtyping import Float, Int
 
 
-def soften(labels: Int[np.ndarray, ' n'], classes: int, smoothing: float) -> Float[np.ndarray, 'n classes']:
-    """One-hot rows with `smoothing` of their weight spread over all classes (Szegedy et al., 2016)."""
-    return smooth(np.eye(classes, dtype=np.float32)[labels], smoothing)
-
-
 def smooth(targets: Float[np.ndarray, 'n classes'], smoothing: float) -> Float[np.ndarray, 'n classes']:
-    """Rows that sum to 1 with `smoothing` of their weight spread over all classes."""
+    """Rows that sum to 1 with `smoothing` of their weight spread over all classes (Szegedy et al., 2016)."""
     return (targets * (1 - smoothing) + smoothing / targets.shape[1]).astype(np.float32)
 
 

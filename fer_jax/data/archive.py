@@ -68,6 +68,11 @@ class _Bounded(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.close()  # a zip file stays open while one of its members is
+        super().close()
+
     def readinto(self, buffer) -> int:
         with _corrupt(self._where):
             content = self._stream.read(len(buffer))
@@ -147,7 +152,8 @@ def members(path: str | os.PathLike) -> Iterator[Member]:
       InputError: the archive is damaged, unpacks beyond MAX_RATIO or MAX_INFLATED, or has a member that is a link or a
         device or whose name leads out of the archive.
     """
-    return (member for member in _entries(path) if member.open is not None)
+    with contextlib.closing(_entries(path)) as entries:
+        yield from (member for member in entries if member.open is not None)
 
 
 def listing(path: str | os.PathLike) -> Listing:
@@ -167,10 +173,11 @@ def _entries(path: str | os.PathLike) -> Iterator[Member]:
     form = kind(path)
     if form == 'file':
         raise InputError(f'{path}: neither a folder nor a zip or tar archive')
-    for member in readers[form](pathlib.Path(path)):
-        parts = member.name.split('/')
-        if '__MACOSX' not in parts and not any(part.startswith('.') for part in parts) and parts[-1].lower() not in JUNK:
-            yield member
+    with contextlib.closing(readers[form](pathlib.Path(path))) as found:
+        for member in found:
+            parts = member.name.split('/')
+            if '__MACOSX' not in parts and not any(part.startswith('.') for part in parts) and parts[-1].lower() not in JUNK:
+                yield member
 
 
 def _folder_entries(path: pathlib.Path) -> Iterator[Member]:

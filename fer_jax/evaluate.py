@@ -22,7 +22,7 @@ from fer_jax.errors import unknown
 from fer_jax.figures import confusion_matrix_png
 from fer_jax.files import write_atomic, write_json
 from fer_jax.metrics import EvaluationState, summarise
-from fer_jax.parallel import DATA
+from fer_jax.parallel import DATA, settle
 
 VIEWS = {'centre': 1, 'ten': 10}  # name → views of each image
 Apply = Callable[[Any, Float[Array, 'batch height width 1']], Float[Array, 'batch classes']]
@@ -73,6 +73,7 @@ def make_evaluator(apply: Apply, mesh: Mesh, views: str, class_names: Sequence[s
         states, outputs = [], []
         for batch in batches(faces, max(1, batch_size // VIEWS[views]), mesh):
             state, *output = score(variables, *batch)
+            settle(output)
             states.append(state)
             outputs.append(output)
             if len(outputs) > 2:  # two calls in flight keep the device busy; more would only hold memory

@@ -44,3 +44,13 @@ def whole(mesh: Mesh) -> NamedSharding:
 def replicate(mesh: Mesh, tree: Any) -> Any:
     """The tree of host arrays as global arrays, whole on every device of the mesh."""
     return jax.tree.map(lambda x: jax.make_array_from_callback(np.shape(x), whole(mesh), lambda index: np.asarray(x)[index]), tree)
+
+
+def settle(tree: Any) -> None:
+    """On CPU waits for the arrays of `tree`; elsewhere returns at once, so that calls queue up on the device.
+
+    Virtual CPU devices share one pool of as many threads as cores. With two programs in flight, one device of each may hold
+    a thread while it waits in a collective for its partner, which finds none left; XLA ends the process after 40 s.
+    """
+    if jax.default_backend() == 'cpu':
+        jax.block_until_ready(tree)

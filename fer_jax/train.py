@@ -166,6 +166,7 @@ class Loop:
                 chunk = make_train_chunk(self.run.config, self.run.network, self.run.optimizer, self.run.mesh, length)
                 self.chunks[length] = chunk.lower(self.state, self.data).compile()
         self.state, metrics = self.chunks[length](self.state, self.data)
+        parallel.settle(metrics)
         self.step += length
         for name, values in metrics.items():
             self.record['pending'].setdefault(name, []).append(values)

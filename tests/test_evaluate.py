@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
+from fer_jax import evaluate as evaluate_module
 from fer_jax.data.schema import Faces
 from fer_jax.errors import InputError
 from fer_jax.evaluate import crops, make_evaluator, write_evaluation
@@ -90,6 +92,31 @@ def test_one_compilation_serves_every_call() -> None:
     second = evaluator({'scale': jnp.float32(0)}, faces(45))
     assert len(traced) == count
     assert first.summary['nll'] != second.summary['nll'] == pytest.approx(np.log(3), rel=1e-5)
+
+
+def test_on_cpu_one_call_is_over_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two programs with collectives in flight once starved each other of threads, and XLA ended the process."""
+    make_score, calls = evaluate_module.make_score, []
+
+    def watched(*arguments: object) -> Callable[..., tuple]:
+        score = make_score(*arguments)
+
+        def call(*inputs: object) -> tuple:
+            assert all(output.is_ready() for output in calls)
+            results = score(*inputs)
+            calls.append(results[1])
+            return results
+
+        return call
+
+    def slow(variables: dict, images: jax.Array) -> jax.Array:
+        """Long enough that a call that nobody waits for is seen to be unfinished."""
+        work = jax.lax.fori_loop(0, 300, lambda _, x: jnp.tanh(x @ x / 512), jnp.full((512, 512), variables['scale']))
+        return brightness(variables, images) + 0 * work.sum()
+
+    monkeypatch.setattr(evaluate_module, 'make_score', watched)
+    make_evaluator(slow, mesh(2), 'centre', NAMES, 4)({'scale': jnp.float32(3)}, faces(12))
+    assert len(calls) == 3
 
 
 def test_an_image_that_is_not_counted_raises() -> None:

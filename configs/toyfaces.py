@@ -3,7 +3,7 @@
 Command:   ./launch/train.sh
 Hardware:  two CPU cores
 Time:      under 5 minutes, installation included
-Accuracy:  92.6 % of the test faces by one centre crop, 95.4 % by ten (one seed); 98 % or so in twice the epochs
+Accuracy:  92.6 % of the test faces by one centre crop, 95.4 % by ten (one seed); 98.9 and 99.8 % in 14 epochs (results/toyfaces)
 """
 
 from ml_collections import ConfigDict

@@ -11,7 +11,7 @@ from fer_jax.files import read_json, write_atomic
 
 ROOT = pathlib.Path(__file__).parent.parent
 BEGIN, END = '<!-- results: written by benchmarks/results_table.py -->', '<!-- end of results -->'
-HEADER = '| record | split | views | accuracy, % (95 % interval) | macro F1, % | seed | epochs | trained on | minutes |'
+HEADER = '| record | split | views | accuracy, % (95 % interval) | macro F1, % | seed | epochs | device | minutes |'
 
 
 def rows() -> list[str]:

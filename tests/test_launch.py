@@ -15,7 +15,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 # All that the scripts may call; the test machine's own Pythons are not among them.
 TOOLS = 'awk bash cat cksum cp dirname echo env find flock getconf grep head ls mkdir rm sleep tail touch uname'.split()
 
-# Evaluates -c in the real Python under another version; makes an environment that is one more stand-in; logs pip's calls.
+# Evaluates -c in the real Python under another version (only what launch/setup.sh itself says there, nothing from data); makes
+# an environment that is one more stand-in; logs pip's calls.
 PYTHON = """#!/usr/bin/env bash
 [ "$1" != -I ] || shift
 case "$1 $2" in

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from fer_jax.convolution import convolve, convolve_depthwise
+from fer_jax.normalisation import BatchNorm, identity
 
 TRUNCATED_STD = 0.87962566  # of a unit normal cut off at ±2
 # Fan-out keeps the variance of the gradients through fifty layers of ReLU (He et al., 2015, section 2.2).
@@ -69,13 +70,18 @@ maximum.defvjp(lambda x, axis: (x.max(axis), x), maximum_backward)
 
 
 class Convolution(nn.Module):
-    """A k×k convolution with padding k // 2; `depthwise` has one filter a channel."""
+    """A k×k convolution with padding k // 2; `depthwise` has one filter a channel.
+
+    `shuffle_groups` puts a channel shuffle before it. The shuffle is done to the kernel, turned round: that gives the same
+    sums, and a kernel's rows are few where the maps' channels would have to be copied.
+    """
 
     features: int
     size: int = 3
     stride: int = 1
     depthwise: bool = False
     bias: bool = False
+    shuffle_groups: int | None = None
     kernel_init: Callable[..., Array] = KERNEL_INIT
     dtype: Any = jnp.float32
 
@@ -83,6 +89,9 @@ class Convolution(nn.Module):
     def __call__(self, x: Images) -> Float[Array, 'batch out_height out_width features']:
         shape = (self.size, self.size, 1 if self.depthwise else x.shape[-1], self.features)
         kernel = self.param('kernel', depthwise_init if self.depthwise else self.kernel_init, shape)
+        if self.shuffle_groups is not None:
+            inverse = x.shape[-1] // self.shuffle_groups
+            kernel = channel_shuffle(kernel.swapaxes(2, 3), inverse).swapaxes(2, 3)
         function = convolve_depthwise if self.depthwise else convolve
         y = function(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
         if self.bias:
@@ -200,13 +209,12 @@ class CSPBlock(nn.Module):
         for stage in ('depthwise1', 'depthwise2'):
             depthwise = self.unit(depthwise, stage, [('depth', 3, True), ('point', 1, False)], inner_activation=False)
         y = jnp.concatenate([dense, depthwise], axis=-1)
-        y = self.activation(self.norm(name='concat_bn')(y))
-        if self.shuffle_groups is not None:
-            y = channel_shuffle(y, self.shuffle_groups)
-        y = self.activation(self.norm(name='reduce_bn')(Convolution(half, 1, dtype=self.dtype, name='reduce')(y)))
+        y = self.norm(name='concat_bn', activation=self.activation)(y)
+        y = Convolution(half, 1, shuffle_groups=self.shuffle_groups, dtype=self.dtype, name='reduce')(y)
+        y = self.norm(name='reduce_bn', activation=self.activation)(y)
         y = Convolution(half, 3, self.stride, depthwise=True, dtype=self.dtype, name='spatial')(y)
         y = self.norm(name='spatial_bn')(y)
-        y = self.activation(self.norm(name='expand_bn')(Convolution(self.features, 1, dtype=self.dtype, name='expand')(y)))
+        y = self.norm(name='expand_bn', activation=self.activation)(Convolution(self.features, 1, dtype=self.dtype, name='expand')(y))
         if self.fusion == 'attention':
             y = ChannelAttention(dtype=self.dtype, name='fusion')(y)
         else:
@@ -220,13 +228,11 @@ class CSPBlock(nn.Module):
             last = index == len(layers) - 1
             conv = Convolution(x.shape[-1], size, depthwise=depthwise, dtype=self.dtype, name=f'{name}_{layer}')
             gamma = nn.initializers.zeros if last and self.residual and self.zero_last_gamma else nn.initializers.ones
-            norm = self.norm(name=f'{name}_{layer}_bn', scale_init=gamma)
+            norm = functools.partial(self.norm, name=f'{name}_{layer}_bn', scale_init=gamma)
             if self.preactivation:
-                y = norm(y)
-                y = conv(self.activation(y) if inner_activation or not last else y)
+                y = conv(norm(activation=self.activation if inner_activation or not last else identity)(y))
             else:
-                y = norm(conv(y))
-                y = self.activation(y) if inner_activation and not last else y
+                y = norm(activation=self.activation if inner_activation and not last else identity)(conv(y))
         if self.residual:
             y = x + y
         return y if self.preactivation else self.activation(y)
@@ -256,14 +262,10 @@ class FERNet(nn.Module):
     def __call__(self, images: Float[Array, 'batch height width 1'], train: bool) -> Float[Array, 'batch classes']:
         """Args: images: normalised; train: use and update batch statistics (over `statistics_axis` too) or the running ones."""
         norm = functools.partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=self.batch_norm_momentum,
-            dtype=self.dtype,
-            axis_name=self.statistics_axis,
+            BatchNorm, train=train, momentum=self.batch_norm_momentum, dtype=self.dtype, statistics_axis=self.statistics_axis
         )
         activation = ACTIVATIONS[self.activation]
-        x = activation(norm(name='stem_bn')(Convolution(self.stem, dtype=self.dtype, name='stem')(images)))
+        x = norm(name='stem_bn', activation=activation)(Convolution(self.stem, dtype=self.dtype, name='stem')(images))
         if self.attention in ('spatial', 'both'):
             x = SpatialAttention(dtype=self.dtype, name='spatial_attention')(x)
         for number, (features, stride) in enumerate(zip(self.blocks, self.strides, strict=True), start=1):

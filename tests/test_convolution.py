@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from fer_jax.convolution import convolve, convolve_depthwise
+from fer_jax.convolution import convolve, convolve_depthwise, convolve_many, filters_by_image, filters_by_place, sum_of_shifts
 from tests import reference
 
 RNG = np.random.default_rng(0)
@@ -86,3 +86,38 @@ def test_depthwise_in_jit_vmap_and_scan():
 
     scanned = jax.lax.scan(one, 0 * kernel, images)
     np.testing.assert_allclose(scanned[0], theirs, rtol=1e-4)
+
+
+@pytest.mark.parametrize(('inputs', 'features', 'size'), [(1, 8, 3), (2, 1, 7), (4, 4, 3)])
+def test_few_channels_in_both_forms(inputs, features, size):
+    """The stem, spatial attention and block 1's dense path: the form for the CPU, the form for other backends, and the gradients."""
+    images, kernel, cotangent = random(2, 5, 6, inputs), random(size, size, inputs, features), random(2, 5, 6, features)
+
+    @jax.jit
+    def both(images, kernel, cotangent):
+        found = []
+        for function in (convolve, convolve_many):
+            value, pullback = jax.vjp(function, images, kernel)
+            found.append((value, *pullback(cotangent)))
+        return sum_of_shifts(images, kernel), found
+
+    summed, (ours, theirs) = both(images, kernel, cotangent)
+    np.testing.assert_allclose(summed, reference.convolution(np.asarray(images), np.asarray(kernel)), rtol=1e-5, atol=1e-5)
+    for got, expected in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(('height', 'width', 'size', 'stride'), CASES)
+def test_both_forms_of_the_filters_gradient(height, width, size, stride):
+    """Image by image (CPU) and place by place (elsewhere) against sums in NumPy."""
+    images, gradient = random(3, height, width, 4), random(3, -(-height // stride), -(-width // stride), 4)
+    rows, columns = gradient.shape[1:3]
+    padded = np.pad(np.asarray(images, np.float64), ((0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)))
+    expected = np.zeros((size, size, 1, 4))
+    for down in range(size):
+        for right in range(size):
+            window = padded[:, down : down + (rows - 1) * stride + 1 : stride, right : right + (columns - 1) * stride + 1 : stride]
+            expected[down, right, 0] = (window * np.asarray(gradient)).sum((0, 1, 2))
+    for form in (filters_by_image, filters_by_place):
+        got = jax.jit(form, static_argnums=(2, 3))(images, gradient, size, stride)
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)

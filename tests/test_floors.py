@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = {
     0: ['errors'],
     1: ['files', 'rng'],
-    2: ['config', 'parallel', 'convolution', 'writers'],
+    2: ['config', 'parallel', 'convolution', 'normalisation', 'writers'],
     3: ['data/schema', 'data/archive', 'augment', 'network', 'losses', 'metrics', 'optimizer', 'figures'],
     4: ['data/images', 'data/table', 'data/manifest', 'data/splits', 'data/builders', 'data/toyfaces', 'state', 'summary', 'evaluate'],
     5: ['data/fer2013', 'data/ckplus', 'data/image_folder', 'step', 'checkpoint'],

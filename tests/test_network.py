@@ -29,6 +29,7 @@ from fer_jax.network import (
     maximum,
     widen,
 )
+from fer_jax.normalisation import BatchNorm
 from tests import reference
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / 'golden' / 'parameter_shapes.json').read_text())
@@ -294,7 +295,7 @@ def test_widen_by_hand():
 )
 def test_the_block(stride, groups, preactivation, residual):
     """Line by line the description of the reconstruction, on a map of odd side."""
-    norm = functools.partial(nn.BatchNorm, use_running_average=True)
+    norm = functools.partial(BatchNorm, train=False)
     block = CSPBlock(12, stride, norm, groups, preactivation=preactivation, residual=residual)
     x = images(2, 5, 8)
     variables = randomised(jax.eval_shape(lambda: block.init(jax.random.key(0), x)))
@@ -306,7 +307,7 @@ def test_the_block(stride, groups, preactivation, residual):
 
 
 def test_the_shortcut_is_added_to_the_block():
-    norm = functools.partial(nn.BatchNorm, use_running_average=True)
+    norm = functools.partial(BatchNorm, train=False)
     x = images(2, 5, 8)
     plain, with_shortcut = (CSPBlock(12, 2, norm, 4, shortcut=each) for each in (False, True))
     variables = randomised(jax.eval_shape(lambda: plain.init(jax.random.key(0), x)))
@@ -316,7 +317,7 @@ def test_the_shortcut_is_added_to_the_block():
 
 def test_a_silent_residual_path_is_the_identity():
     """With zero_last_gamma the paths of a new block add nothing: what goes into concat_bn is relu of the input."""
-    block = CSPBlock(12, 1, functools.partial(nn.BatchNorm, use_running_average=True), residual=True, zero_last_gamma=True)
+    block = CSPBlock(12, 1, functools.partial(BatchNorm, train=False), residual=True, zero_last_gamma=True)
     x = images(1, 5, 8)
     variables = reference.jit(lambda: block.init(jax.random.key(0), x))()
     _, taken = reference.jit(lambda v, x: block.apply(v, x, capture_intermediates=True, mutable=['intermediates']))(variables, x)
@@ -500,7 +501,7 @@ def test_initial_sizes():
     """Standard deviations by hand: dense √(2 / (k²·features)), depthwise √(2 / k²), head √(1 / (k²·inputs)); biases 0, scales 1."""
     network = FERNet(classes=7, shuffle_groups=None, stem=2, blocks=(256,), strides=(2,))
     params = flat(reference.jit(lambda: network.init(jax.random.key(0), images(1), train=False))()['params'])
-    wide = CSPBlock(4, 1, functools.partial(nn.BatchNorm, use_running_average=True))
+    wide = CSPBlock(4, 1, functools.partial(BatchNorm, train=False))
     inner = flat(reference.jit(lambda: wide.init(jax.random.key(0), jnp.zeros((1, 3, 3, 128))))()['params'])
     for leaf, std in (
         (inner['dense_conv1/kernel'], math.sqrt(2 / (9 * 64))),

@@ -1,18 +1,23 @@
 """The training step: its batches, its sharing over devices, several steps a call, and every part of the update by hand."""
 
 import functools
+import re
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType
 
+from fer_jax import network as network_module
 from fer_jax import parallel, rng
 from fer_jax.augment import augment_batch, normalise
 from fer_jax.config import default_config
 from fer_jax.losses import smooth
 from fer_jax.network import make_network
+from fer_jax.normalisation import identity
 from fer_jax.optimizer import make_optimizer
 from fer_jax.state import create_state, evaluated_variables
 from fer_jax.step import average, batch_rows, make_batch, make_train_chunk
@@ -258,6 +263,56 @@ def test_batch_norm_over_each_device():
     assert metrics['loss'][0] == pytest.approx(np.mean(losses), rel=1e-4)
     first, _ = train(2, 1, 1, network__batch_norm='device')
     np.testing.assert_allclose(first.variables['batch_stats']['stem_bn']['mean'], np.mean(means, 0), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(('kind', 'expected'), [('device', 1), ('global', 1 + 2 * (1 + 10))])
+def test_messages_between_devices_in_the_compiled_step(kind, expected):
+    """With statistics of each device one sum is left, of gradients, metrics and statistics together; the global kind asks
+    for two more for each of the stem's and the block's ten batch norms, unless the compiler puts some of them together."""
+    chunk = compiled(2, 1, (('network__batch_norm', kind),))[2]
+    found = len(re.findall(r' all-reduce(-start)?\(', chunk.as_text()))
+    assert found == expected if kind == 'device' else 1 < found <= expected
+
+
+class PlainBatchNorm(nn.Module):
+    """flax's own, with the arguments of ours."""
+
+    train: bool
+    momentum: float
+    dtype: Any
+    statistics_axis: str | None
+    activation: Any = identity
+    scale_init: Any = nn.initializers.ones
+
+    def setup(self):
+        self.norm = nn.BatchNorm(not self.train, momentum=self.momentum, dtype=self.dtype, scale_init=self.scale_init)
+        nn.share_scope(self, self.norm)
+
+    def __call__(self, x):
+        return self.activation(self.norm(x))
+
+
+def test_the_forms_chosen_for_speed_change_no_loss(monkeypatch):
+    """Four steps' losses against the same steps with XLA's plain convolutions and flax's batch norm."""
+    _, metrics = train(1, 4, 1)
+
+    def plain(images, kernel, stride=1, groups=1):
+        padding = ((kernel.shape[0] // 2,) * 2,) * 2
+        return jax.lax.conv_general_dilated(
+            images, kernel, (stride, stride), padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=groups
+        )
+
+    monkeypatch.setattr(network_module, 'convolve', plain)
+    monkeypatch.setattr(network_module, 'convolve_depthwise', lambda x, kernel, stride: plain(x, kernel, stride, x.shape[-1]))
+    monkeypatch.setattr(network_module, 'BatchNorm', PlainBatchNorm)
+    config, network, optimizer, state = start()
+    mesh = mesh_of(1)
+    chunk = make_train_chunk(config, network, optimizer, mesh, 1)
+    state, data, losses = parallel.replicate(mesh, state), parallel.replicate(mesh, data_on_host()), []
+    for _ in range(4):
+        state, found = chunk(state, data)
+        losses.append(float(found['loss'][0]))
+    np.testing.assert_allclose(metrics['loss'], losses, rtol=2e-5)
 
 
 def first_batch(config):

@@ -10,6 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from fer_jax.errors import InputError
 
 DATA = 'data'  # the mesh axis that shares a batch
+REPLICA = 'replica'  # the mesh axis that shares out runs which differ in their seed only
 
 
 def start(cpu_devices: int) -> None:
@@ -34,6 +35,18 @@ def make_mesh(batch_size: int) -> Mesh:
         raise InputError(f'batch_size {batch_size} does not divide over {len(devices)} devices; a multiple of {len(devices)} would')
     # linen modules fail under Explicit axes, the default.
     return jax.make_mesh((used,), (DATA,), axis_types=(AxisType.Auto,), devices=devices[:used])
+
+
+def make_replica_mesh(batch_size: int, replicas: int) -> Mesh:
+    """A mesh of ('replica', 'data'): the devices are shared out over the replicas first, which need no word from each other.
+
+    Devices left over after that share each replica's batch, where they divide it.
+    """
+    devices = jax.devices()
+    apart = max(n for n in range(1, len(devices) + 1) if replicas % n == 0)
+    together = max(n for n in range(1, len(devices) // apart + 1) if batch_size % n == 0)
+    shape = (apart, together)
+    return jax.make_mesh(shape, (REPLICA, DATA), axis_types=(AxisType.Auto,) * 2, devices=devices[: apart * together])
 
 
 def whole(mesh: Mesh) -> NamedSharding:

@@ -1,5 +1,6 @@
 """The training step: order, gather, augmentation, forward, backward, update, average; one sharded, jitted function."""
 
+import operator
 from collections.abc import Callable
 
 import jax
@@ -16,11 +17,11 @@ from fer_jax import rng
 from fer_jax.augment import augment_batch, normalise
 from fer_jax.losses import cross_entropy
 from fer_jax.network import FERNet
-from fer_jax.parallel import DATA
+from fer_jax.parallel import DATA, REPLICA
 from fer_jax.state import TrainState
 
 Data = dict[str, Array]  # images u8[N,48,48], targets f32[N,C], weights f32[N]: the training split, whole on each device
-Metrics = dict[str, Float[Array, ' steps']]
+Metrics = dict[str, Float[Array, '*replicas steps']]
 TrainChunk = Callable[[TrainState, Data], tuple[TrainState, Metrics]]
 # Left on, XLA orders the step so that much may run at once, which virtual CPU devices, a core each, only pay for: 6 % of a step.
 CPU_OPTIONS = {'xla_cpu_enable_concurrency_optimized_scheduler': False}
@@ -67,7 +68,34 @@ def make_train_chunk(config: ConfigDict, network: FERNet, optimizer: optax.Gradi
 
     The state passed in is donated. `network.statistics_axis` decides whether batch norm sees the global batch.
     """
-    share = config.batch_size // mesh.size
+    return compile_sharded(train_chunk(config, network, optimizer, mesh.shape[DATA], steps), mesh, P())
+
+
+def make_replica_chunk(
+    config: ConfigDict, network: FERNet, optimizer: optax.GradientTransformation, mesh: Mesh, steps: int, vectorised: bool | None = None
+) -> TrainChunk:
+    """`make_train_chunk` for several runs at once that differ in their seed only, on `parallel.make_replica_mesh`.
+
+    Each leaf of the state and of the metrics has a leading axis, the replicas. Those of one device are vectorised, which
+    fills an accelerator that one of them would leave idle; on CPU, where convolutions with a kernel for each replica
+    are slow, they follow each other.
+    """
+    chunk = train_chunk(config, network, optimizer, mesh.shape[DATA], steps)
+    if vectorised is None:
+        vectorised = not on_cpu(mesh)
+
+    def in_turn(states: TrainState, data: Data) -> tuple[TrainState, Metrics]:
+        singles = (jax.tree.map(operator.itemgetter(place), states) for place in range(len(states.seed)))
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(chunk(state, data) for state in singles))
+
+    return compile_sharded(jax.vmap(chunk, in_axes=(0, None)) if vectorised else in_turn, mesh, P(REPLICA))
+
+
+def train_chunk(config: ConfigDict, network: FERNet, optimizer: optax.GradientTransformation, devices: int, steps: int) -> TrainChunk:
+    """What one of `devices` devices does in `steps` steps of a run whose batches they share."""
+    share = config.batch_size // devices
+    if devices == 1:  # XLA on CPU leaves sums over a single device standing
+        network = network.clone(statistics_axis=None)
 
     def train_step(state: TrainState, data: Data) -> tuple[TrainState, dict[str, Array]]:
         positions = jax.lax.axis_index(DATA) * share + jnp.arange(share)
@@ -79,9 +107,9 @@ def make_train_chunk(config: ConfigDict, network: FERNet, optimizer: optax.Gradi
             return (weights * cross_entropy(logits, targets)).sum() / config.batch_size, (logits, updated['batch_stats'])
 
         (value, (logits, batch_stats)), gradients = jax.value_and_grad(loss, has_aux=True)(state.variables['params'])
-        correct = (logits.argmax(-1) == targets.argmax(-1)).mean(dtype=jnp.float32) / mesh.size
-        batch_stats = jax.tree.map(lambda x: x / mesh.size, batch_stats)
-        value, correct, gradients, batch_stats = sum_over_devices((value, correct, gradients, batch_stats))
+        correct = (logits.argmax(-1) == targets.argmax(-1)).mean(dtype=jnp.float32) / devices
+        batch_stats = jax.tree.map(lambda x: x / devices, batch_stats)
+        value, correct, gradients, batch_stats = sum_over_devices((value, correct, gradients, batch_stats), devices)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.variables['params'])
         variables = {'params': optax.apply_updates(state.variables['params'], updates), 'batch_stats': batch_stats}
         metrics = {'loss': value, 'accuracy': correct, 'gradient_norm': optax.tree.norm(gradients)}
@@ -99,14 +127,24 @@ def make_train_chunk(config: ConfigDict, network: FERNet, optimizer: optax.Gradi
             return state, jax.tree.map(lambda x: x[None], metrics)
         return jax.lax.scan(lambda state, _: train_step(state, data), state, length=steps)
 
+    return chunk
+
+
+def compile_sharded(chunk: TrainChunk, mesh: Mesh, spec: P) -> TrainChunk:
+    """`chunk` over the mesh, compiled; the state and the metrics lie as `spec` says, the data whole on each device."""
     # Sums over devices are all written out above, so the automatic ones of check_vma would count gradients twice.
-    sharded = jax.shard_map(chunk, mesh=mesh, in_specs=(P(), P()), out_specs=(P(), P()), check_vma=False)
-    on_cpu = mesh.devices.flat[0].platform == 'cpu'
-    return jax.jit(sharded, donate_argnums=0, compiler_options=CPU_OPTIONS if on_cpu else None)
+    sharded = jax.shard_map(chunk, mesh=mesh, in_specs=(spec, P()), out_specs=(spec, spec), check_vma=False)
+    return jax.jit(sharded, donate_argnums=0, compiler_options=CPU_OPTIONS if on_cpu(mesh) else None)
 
 
-def sum_over_devices(tree: PyTree[Float[Array, '...']]) -> PyTree[Float[Array, '...']]:
+def on_cpu(mesh: Mesh) -> bool:
+    return mesh.devices.flat[0].platform == 'cpu'
+
+
+def sum_over_devices(tree: PyTree[Float[Array, '...']], devices: int) -> PyTree[Float[Array, '...']]:
     """The tree's sum over the mesh's devices, asked for as one vector: one message instead of two hundred small ones."""
+    if devices == 1:
+        return tree
     vector, unravel = ravel_pytree(tree)
     return unravel(jax.lax.psum(vector, DATA))
 

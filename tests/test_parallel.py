@@ -46,3 +46,12 @@ def test_the_cpu_is_split_as_asked_or_by_its_cores(monkeypatch, asked, cores, de
     monkeypatch.setattr(parallel.jax, 'config', types.SimpleNamespace(update=seen.__setitem__))
     parallel.start(asked)
     assert seen == {'jax_num_cpu_devices': devices}
+
+
+@pytest.mark.parametrize(
+    ('batch_size', 'replicas', 'shape'), [(8, 4, (4, 1)), (8, 2, (2, 2)), (8, 6, (3, 1)), (7, 2, (2, 1)), (8, 1, (1, 4))]
+)
+def test_replicas_get_devices_of_their_own_first(batch_size, replicas, shape):
+    """On four devices: as many apart as divide the replicas, and what is left shares each replica's batch where it divides that."""
+    mesh = parallel.make_replica_mesh(batch_size, replicas)
+    assert mesh.devices.shape == shape and mesh.axis_names == (parallel.REPLICA, parallel.DATA)

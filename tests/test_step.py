@@ -1,6 +1,7 @@
 """The training step: its batches, its sharing over devices, several steps a call, and every part of the update by hand."""
 
 import functools
+import math
 import re
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from fer_jax import network as network_module
 from fer_jax import parallel, rng
@@ -20,7 +21,7 @@ from fer_jax.network import make_network
 from fer_jax.normalisation import identity
 from fer_jax.optimizer import make_optimizer
 from fer_jax.state import create_state, evaluated_variables
-from fer_jax.step import average, batch_rows, make_batch, make_train_chunk
+from fer_jax.step import average, batch_rows, make_batch, make_replica_chunk, make_train_chunk
 from tests import reference
 
 IMAGES, BATCH, CLASSES = 26, 8, 7
@@ -313,6 +314,29 @@ def test_the_forms_chosen_for_speed_change_no_loss(monkeypatch):
         state, found = chunk(state, data)
         losses.append(float(found['loss'][0]))
     np.testing.assert_allclose(metrics['loss'], losses, rtol=2e-5)
+
+
+@pytest.mark.parametrize(('shape', 'vectorised'), [((2, 1), None), ((1, 1), True), ((1, 2), False)])
+def test_replicas_are_the_runs_of_their_seeds(shape, vectorised):
+    """Two seeds, each on a device of its own, or both on one, or one after the other on two: the losses of the single runs."""
+    config, network, optimizer, _ = start()
+    mesh = jax.make_mesh(
+        shape, (parallel.REPLICA, parallel.DATA), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[: math.prod(shape)]
+    )
+    data = parallel.replicate(mesh, data_on_host())
+    seeds = jnp.array([3, 4], jnp.uint32)
+    states = reference.jit(jax.vmap(lambda seed: create_state(network, optimizer, seed, False)))(seeds)
+    chunk = make_replica_chunk(config, network, optimizer, mesh, 1, vectorised)
+    states = jax.device_put(states, NamedSharding(mesh, PartitionSpec(parallel.REPLICA)))
+    compiled_chunk = chunk.lower(states, data).compile(compiler_options=reference.FAST_TO_COMPILE)
+    assert shape[1] > 1 or ' all-reduce' not in compiled_chunk.as_text()
+    losses = []
+    for _ in range(3):
+        states, metrics = compiled_chunk(states, data)
+        losses.append(np.asarray(metrics['loss'])[:, 0])
+    np.testing.assert_allclose(np.stack(losses)[:, 0], train(1, 4, 1)[1]['loss'][:3], rtol=1e-4)
+    assert abs(losses[0][0] - losses[0][1]) > 1e-3 and int(states.step[1]) == 3
+    assert_close(jax.tree.map(lambda leaf: leaf[0], on_host(states)).variables, train(1, 3, 1)[0].variables)
 
 
 def first_batch(config):

@@ -1,6 +1,9 @@
 """Devices: how many, the mesh over them, and how arrays lie on it."""
 
+import hashlib
 import os
+import pathlib
+import platform
 from typing import Any
 
 import jax
@@ -21,6 +24,28 @@ def start(cpu_devices: int) -> None:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     jax.config.update('jax_num_cpu_devices', cpu_devices or min(cores, 8))
+    keep_compiled_programs()
+
+
+def keep_compiled_programs() -> None:
+    """Compiled programs go to ~/.cache/fer_jax (or below XDG_CACHE_HOME), and a second start takes them from there.
+
+    Where JAX has been told a place, as by JAX_COMPILATION_CACHE_DIR, it stays. Programs for a CPU hold its instructions,
+    and a home folder may be shared by machines of several kinds, so each kind has a folder of its own.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
+        kind = hashlib.sha256(instruction_sets().encode()).hexdigest()[:12]
+        jax.config.update('jax_compilation_cache_dir', str(cache / 'fer_jax' / f'{platform.machine()}-{kind}'))
+
+
+def instruction_sets() -> str:
+    """What tells this CPU's kind from another's, as far as the system says."""
+    try:
+        lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(('flags', 'Features'))), platform.processor())
 
 
 def make_mesh(batch_size: int) -> Mesh:

@@ -1,5 +1,8 @@
 """The mesh over four virtual CPU devices, and arrays whole on each of them."""
 
+import os
+import subprocess
+import sys
 import types
 
 import jax
@@ -43,7 +46,7 @@ def test_replicate():
 def test_the_cpu_is_split_as_asked_or_by_its_cores(monkeypatch, asked, cores, devices):
     seen = {}
     monkeypatch.setattr(parallel.os, 'sched_getaffinity', lambda process: set(range(cores)), raising=False)
-    monkeypatch.setattr(parallel.jax, 'config', types.SimpleNamespace(update=seen.__setitem__))
+    monkeypatch.setattr(parallel.jax, 'config', types.SimpleNamespace(update=seen.__setitem__, jax_compilation_cache_dir='told'))
     parallel.start(asked)
     assert seen == {'jax_num_cpu_devices': devices}
 
@@ -55,3 +58,20 @@ def test_replicas_get_devices_of_their_own_first(batch_size, replicas, shape):
     """On four devices: as many apart as divide the replicas, and what is left shares each replica's batch where it divides that."""
     mesh = parallel.make_replica_mesh(batch_size, replicas)
     assert mesh.devices.shape == shape and mesh.axis_names == (parallel.REPLICA, parallel.DATA)
+
+
+def test_a_second_start_takes_what_the_first_compiled(tmp_path):
+    """The first process leaves a program in the user's cache folder, the second adds none; a place that JAX was told stays."""
+    code = 'import jax; from fer_jax import parallel; parallel.start(1); print(jax.config.jax_compilation_cache_dir);'
+    code += 'jax.config.update("jax_persistent_cache_min_compile_time_secs", 0); jax.jit(lambda x: x + 1)(2.0)'
+    variables = {name: text for name, text in os.environ.items() if name != 'JAX_COMPILATION_CACHE_DIR'}
+
+    def cached(**more: str) -> tuple[str, set[str]]:
+        command = [sys.executable, '-c', code]
+        said = subprocess.run(command, env=variables | {'XDG_CACHE_HOME': str(tmp_path)} | more, check=True, capture_output=True, text=True)
+        return said.stdout.strip(), {path.name for path in (tmp_path / 'fer_jax').rglob('*-cache')}
+
+    place, first = cached()
+    assert place.startswith(str(tmp_path / 'fer_jax')) and first
+    assert cached() == (place, first)
+    assert cached(JAX_COMPILATION_CACHE_DIR=str(tmp_path / 'told')) == (str(tmp_path / 'told'), first)

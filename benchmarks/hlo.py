@@ -1,0 +1,112 @@
+"""What a compiled program's text and a profile say of its operations: bytes, layers, seconds."""
+
+import dataclasses
+import re
+from typing import Any
+
+INSTRUCTION = re.compile(r'^\s+(?:ROOT )?%(?P<name>[\w.-]+) = (?P<type>.*?) (?P<opcode>[a-z][\w-]*)\((?P<operands>[^)]*)\)(?P<rest>.*)$')
+COMPUTATION = re.compile(r'^(?:ENTRY )?%(?P<name>[\w.-]+) \(.*\{$')
+SHAPE = re.compile(r'\b([a-z]+\d*)\w*\[([\d,]*)\]')
+LAYOUT = re.compile(r'\{[^}]*\}|/\*.*?\*/')
+BACKWARD = 'transpose('  # what JAX's paths of names call the backward pass
+CONTROL_FLOW = {'', 'cond', 'branch_0_fun', 'branch_1_fun', 'while', 'body', 'closed_call'}
+READS_A_PART = {'gather', 'dynamic-slice', 'slice'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One operation of a compiled program."""
+
+    opcode: str
+    result: str  # its type, without layouts
+    bytes: int  # that one call reads and writes: its operands and its result
+    op_name: str  # JAX's path of names to it, '' where XLA kept none
+
+
+def shape_bytes(shapes: str) -> int:
+    """The bytes of an array type of HLO, such as `bf16[32,40]{1,0}`, or of all arrays of a tuple type."""
+    total = 0
+    for element, dimensions in SHAPE.findall(shapes):
+        bits = 8 if element == 'pred' else int(re.sub(r'\D', '', element) or 0)
+        for size in filter(None, dimensions.split(',')):
+            bits *= int(size)
+        total += -(-bits // 8)
+    return total
+
+
+def instructions(text: str) -> dict[str, Instruction]:
+    """Every instruction of a compiled program's text (`Compiled.as_text()`), by its name.
+
+    An op_name is the instruction's own, or the last one in a fusion, or one of its operands', for which a backward one goes first.
+    """
+    found: dict[str, re.Match] = {}
+    inside: dict[str, list[re.Match]] = {}
+    computation = ''
+    for line in text.splitlines():
+        if header := COMPUTATION.match(line):
+            computation = header['name']
+        elif match := INSTRUCTION.match(line):
+            found[match['name']] = match
+            inside.setdefault(computation, []).append(match)
+
+    def body(match: re.Match) -> list[re.Match]:
+        called = re.search(r'calls=%([\w.-]+)', match['rest'])
+        return inside.get(called[1], []) if called else []
+
+    def own_name(match: re.Match) -> str:
+        for each in (match, *reversed(body(match))):
+            if name := re.search(r'op_name="([^"]*)"', each['rest']):
+                return name[1]
+        return ''
+
+    program = {}
+    for name, match in found.items():
+        operands = [found[operand] for operand in re.findall(r'%([\w.-]+)', match['operands']) if operand in found]
+        result, sizes = shape_bytes(match['type']), [shape_bytes(operand['type']) for operand in operands]
+        opcodes = {each['opcode'] for each in (match, *body(match))}
+        if 'dynamic-update-slice' in opcodes:  # in place: what is put in is read and written
+            sizes = [size for size in sizes if size < result]
+            result = sum(sizes)
+        elif READS_A_PART & opcodes:
+            sizes = [min(size, result) for size in sizes]
+        borrowed = sorted((own_name(each) for each in operands if each['opcode'] != 'parameter'), key=lambda name: BACKWARD not in name)
+        op_name = next(filter(None, (own_name(match), *borrowed)), '')
+        program[name] = Instruction(match['opcode'], LAYOUT.sub('', match['type']), result + sum(sizes), op_name)
+    return program
+
+
+def layer(op_name: str) -> str:
+    """`block2/dense_conv2/conv_general_dilated backward` for JAX's path of names to an operation of the network.
+
+    Outside the network only augmentation is mapped over images; the rest is order, loss, optimizer and average.
+    """
+    parts = [part for part in op_name.split('/') if part not in CONTROL_FLOW and not part.endswith('.unit')]
+    module = next((index for index, part in enumerate(parts) if 'FERNet' in part), None)
+    if module is not None:
+        return f'{"/".join(parts[module + 1 :])} {"backward" if BACKWARD in parts[module] else "forward"}'
+    where = 'augmentation' if 'vmap(' in op_name else 'rest of the step' if op_name else 'without a name'
+    return '/'.join([where, *parts[-1:]])
+
+
+def operation_times(profile: Any) -> dict[str, tuple[float, int]]:
+    """Operation → its seconds and calls in a `jax.profiler.ProfileData`, over its runs and devices.
+
+    On CPU an operation that other threads finish has an event that lasts until it is handed over, and a second one,
+    `end: …`, when it is done; the first's `_p` is the second's `_c`.
+    """
+    planes = list(profile.planes)
+    planes = [plane for plane in planes if plane.name.startswith('/device:')] or planes
+    begun, ended = [], {}
+    for plane in planes:
+        for line in plane.lines:
+            for event in line.events:
+                stats = dict(event.stats)
+                if 'hlo_op' in stats:
+                    begun.append((stats['hlo_op'], stats.get('_p'), event.start_ns, event.end_ns))
+                elif event.name.startswith('end: '):
+                    ended[stats.get('_c')] = event.start_ns
+    times: dict[str, tuple[float, int]] = {}
+    for name, mark, start, end in begun:
+        seconds, calls = times.get(name, (0.0, 0))
+        times[name] = seconds + (max(end, ended.get(mark, end)) - start) / 1e9, calls + 1
+    return times

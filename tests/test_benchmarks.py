@@ -1,0 +1,184 @@
+"""The benchmarks' own arithmetic and parsing, on numbers and texts made by hand, and the turns that contenders take."""
+
+import json
+import os
+import sys
+import types
+
+import pytest
+
+from benchmarks import growth, hlo, roofline, startup
+from benchmarks.side_by_side import ROOT, Contender, race, ratio, record
+from benchmarks.training_step import make_parser, parse, repeated
+
+# As XLA prints it: a fusion named by its computation, a convolution whose metadata are lost, a gather, and a loop.
+PROGRAM = """HloModule jit_chunk, is_scheduled=true, entry_computation_layout={(f32[100,4]{1,0})->f32[2,4]{1,0}}
+
+%fused_computation.1 (param_0: f32[2,4]) -> f32[2,4] {
+  %param_0 = f32[2,4]{1,0} parameter(0)
+  ROOT %add.1 = f32[2,4]{1,0} add(%param_0, %param_0), metadata={op_name="jit(chunk)/jvp(FERNet)/block1/add" stack_frame_id=3}
+}
+
+%gathering (param_0.2: f32[100,4], param_1: s32[2]) -> f32[2,4] {
+  %param_0.2 = f32[100,4]{1,0} parameter(0)
+  %param_1 = s32[2]{0} parameter(1)
+  ROOT %gather.1 = f32[2,4]{1,0} gather(%param_0.2, %param_1), offset_dims={1}
+}
+
+ENTRY %main (data.1: f32[100,4], rows.1: s32[2]) -> f32[2,4] {
+  %data.1 = f32[100,4]{1,0} parameter(0), metadata={op_name="data"}
+  %rows.1 = s32[2]{0} parameter(1), metadata={op_name="rows"}
+  %gather_fusion = f32[2,4]{1,0} fusion(%data.1, %rows.1), kind=kLoop, calls=%gathering
+  %while.2 = (s32[], f32[2,4]{1,0}, /*index=2*/pred[3]{0}) while(%tuple), condition=%c, body=%b
+  %add_fusion = f32[2,4]{1,0} fusion(%gather_fusion), kind=kLoop, calls=%fused_computation.1
+  %dynamic-update-slice.4 = f32[100,4]{1,0} dynamic-update-slice(%data.1, %gather_fusion, %zero, %zero)
+  ROOT %convolution.9 = bf16[2,4]{1,0} convolution(%add_fusion, %add_fusion), dim_labels=bf_io->bf
+}
+"""
+
+
+def test_ratio_is_the_median_of_the_rounds_own_ratios():
+    rates = {'a': [10.0, 40.0, 6.0], 'b': [5.0, 10.0, 2.0]}
+    assert ratio(rates, 'a', to='b') == {'median': 3.0, 'low': 2.5, 'high': 3.5}
+    assert ratio({'a': [3.0], 'b': [2.0]}, 'a', to='b') == {'median': 1.5, 'low': 1.5, 'high': 1.5}
+
+
+@pytest.fixture
+def trivial(tmp_path):
+    """The environment in which `trivial` is a module of contenders: `options['work']` a round, in a second by their own reckoning."""
+    lines = (
+        'from benchmarks.side_by_side import serve',
+        'def make(name, options):',
+        '    print("a library prints")',
+        '    return lambda: (options["work"], 1.0), {"name": name}',
+        'print(serve(make))',
+    )
+    (tmp_path / 'trivial.py').write_text('\n'.join(lines))
+    return os.environ | {'PYTHONPATH': f'{tmp_path}{os.pathsep}{ROOT}'}
+
+
+def test_contenders_take_turns(trivial, capsys):
+    contenders = [Contender('trivial', name, {'work': work}, trivial) for name, work in (('slow', 2), ('fast', 6))]
+    assert [contender.about for contender in contenders] == [{'name': 'slow'}, {'name': 'fast'}]
+    assert race(contenders, 3) == {'slow': [2.0] * 3, 'fast': [6.0] * 3}
+    assert capsys.readouterr().out.splitlines()[-1] == 'round 3/3: slow 2/s, fast 6/s'
+    assert [contender.process.returncode for contender in contenders] == [0, 0]
+    for contender in contenders:
+        contender.process.stdout.close()
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')  # the pipes of what failed
+def test_a_contender_that_fails_is_named():
+    with pytest.raises(SystemExit, match='no-such ended with exit code 1'):
+        Contender('tests.no_such_module', 'no-such', {})
+
+
+def test_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['somewhere/growth.py', '--out', 'a folder'])
+    record(tmp_path, {'seconds': 1.5}, {'cpu': 'any'})
+    written = json.loads((tmp_path / 'measurement.json').read_text())
+    assert written == {'command': "python -m benchmarks.growth --out 'a folder'", 'seconds': 1.5, 'environment': {'cpu': 'any'}}
+
+
+def test_a_round_is_as_many_calls_as_fill_its_time(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr('time.perf_counter', lambda: now[0])
+
+    def call():
+        now[0] += 0.25
+        return 0.0
+
+    do_round = repeated(call, work=32, seconds=2.0)
+    assert do_round() == (8 * 32, 2.0)
+    assert do_round() == (8 * 32, 2.0)
+
+
+def test_bytes_of_shapes():
+    assert hlo.shape_bytes('f32[2,3]{1,0}') == 24
+    assert hlo.shape_bytes('bf16[]') == 2
+    assert hlo.shape_bytes('(s32[], u8[5]{0}, /*index=2*/pred[3]{0}, f8e4m3fn[7])') == 4 + 5 + 3 + 7
+    assert hlo.shape_bytes('token[]') == 0
+
+
+def test_instructions_of_a_program():
+    program = hlo.instructions(PROGRAM)
+    assert program['gather_fusion'] == hlo.Instruction('fusion', 'f32[2,4]', 32 + 32 + 8, '')  # of the data, what is taken
+    assert program['add_fusion'] == hlo.Instruction('fusion', 'f32[2,4]', 32 + 32, 'jit(chunk)/jvp(FERNet)/block1/add')
+    assert program['convolution.9'] == hlo.Instruction('convolution', 'bf16[2,4]', 16 + 2 * 32, 'jit(chunk)/jvp(FERNet)/block1/add')
+    assert program['dynamic-update-slice.4'].bytes == 2 * 32
+    assert (program['while.2'].opcode, program['while.2'].result) == ('while', '(s32[], f32[2,4], pred[3])')
+
+
+@pytest.mark.parametrize(
+    ('op_name', 'expected'),
+    [
+        ('jit(chunk)/shard_map/jvp(FERNet)/block6/block6.unit/dense_conv1/conv', 'block6/dense_conv1/conv forward'),
+        ('jit(chunk)/transpose(jvp(FERNet))/head/conv_general_dilated', 'head/conv_general_dilated backward'),
+        ('jit(chunk)/vmap()/vmap(jit(_threefry_fold_in))/key/while', 'augmentation/key'),
+        ('jit(chunk)/shard_map/sqrt', 'rest of the step/sqrt'),
+        ('', 'without a name'),
+    ],
+)
+def test_layer(op_name, expected):
+    assert hlo.layer(op_name) == expected
+
+
+def event(name, start, end, **stats):
+    return types.SimpleNamespace(name=name, start_ns=start, end_ns=end, stats=tuple(stats.items()))
+
+
+def profile(**planes):
+    made = [types.SimpleNamespace(name=name, lines=[types.SimpleNamespace(events=events)]) for name, events in planes.items()]
+    return types.SimpleNamespace(planes=made)
+
+
+def test_operations_last_until_they_are_done():
+    events = [
+        event('convolution.9', 0, 10, hlo_op='convolution.9', _p=7),
+        event('add', 20, 50, hlo_op='add', _p=8),
+        event('end: add', 49, 50, _c=8),
+        event('end: convolution.9', 1000, 1001, _c=7),
+        event('add', 60, 70, hlo_op='add'),
+        event('Execute', 0, 2000),
+    ]
+    assert hlo.operation_times(profile(host=events)) == {'convolution.9': (pytest.approx(1e-6), 1), 'add': (pytest.approx(4e-8), 2)}
+
+
+def test_where_a_device_has_events_the_hosts_are_left_out():
+    planes = {'/device:GPU:0': [event('kernel', 0, 5, hlo_op='add')], '/host:CPU': [event('launch', 0, 900, hlo_op='add')]}
+    assert hlo.operation_times(profile(**planes)) == {'add': (pytest.approx(5e-9), 1)}
+
+
+def test_limit():
+    best = {'flops_per_second': 100.0, 'bytes_per_second': 10.0}
+    assert roofline.limit(200.0, 10.0, best) == (2.0, 'arithmetic')
+    assert roofline.limit(200.0, 50.0, best) == (5.0, 'memory')
+
+
+def test_rows_of_operations():
+    times = {'add_fusion': (2.0, 3.0), 'convolution.9': (3.0, 1.0), 'while.2': (9.0, 1.0), 'of another program': (1.0, 1.0)}
+    rows = roofline.operation_rows(times, hlo.instructions(PROGRAM), devices=2)
+    assert [(row['operation'], row['seconds'], row['bytes']) for row in rows] == [('convolution.9', 3.0, 160), ('add_fusion', 2.0, 384)]
+    assert roofline.by_layer(rows) == {'block1 forward': {'seconds': 5.0, 'bytes': 544.0}}
+
+
+def test_widths_stay_divisible_by_two_and_by_the_groups():
+    assert growth.scaled_widths({}, 1.0) == {'network.stem': '8', 'network.blocks': '24,32,72,216,360,512'}
+    assert growth.scaled_widths({}, 0.5) == {'network.stem': '4', 'network.blocks': '12,16,36,108,180,256'}
+    assert growth.scaled_widths({'network.shuffle_groups': 'none'}, 0.25)['network.blocks'] == '6,8,18,54,90,128'
+
+
+def test_growth_is_drawn():
+    assert growth.growth_png({'1': [2.0, 3.0], '2': [4.0]}, 'devices', 'images per second', 'a title', (1.0, 2.0)).startswith(b'\x89PNG')
+
+
+def test_import_times():
+    text = 'import time: self [us] | cumulative | imported package\nimport time:       120 |        350 |   fer_jax.config\n'
+    assert startup.import_times(text) == {'fer_jax.config': 0.00035}
+
+
+def test_common_arguments(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['benchmark', '--quick', '--out', str(tmp_path / 'a/b'), '--config.batch_size=64'])
+    options, overrides = parse(make_parser('What it measures.', 'name', rounds=9))
+    assert (options.rounds, overrides) == (2, {'batch_size': '64'})
+    assert options.out.is_dir()

@@ -123,7 +123,7 @@ def repeated(call: Callable[[], Any], work: float, seconds: float) -> Round:
 
 def make_parser(description: str, name: str, rounds: int) -> argparse.ArgumentParser:
     """The arguments that the benchmarks of speed have in common."""
-    epilog = f'Any field of fer_jax/config.py is set by --config.GROUP.FIELD=VALUE, on top of {CONFIG}.'
+    epilog = f'Any field of fer_jax/fields.py is set by --config.GROUP.FIELD=VALUE, on top of {CONFIG}.'
     parser = argparse.ArgumentParser(description=description.splitlines()[0], epilog=epilog, allow_abbrev=False)
     parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('results/speed') / name, help='default: %(default)s')
     parser.add_argument('--rounds', type=int, default=rounds, help='default: %(default)s')

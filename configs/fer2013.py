@@ -8,7 +8,7 @@ Accuracy:  PrivateTest 61.05 % by one centre crop, 62.69 % by ten (one seed; res
 
 from ml_collections import ConfigDict
 
-from fer_jax.config import default_config
+from fer_jax.fields import default_config
 
 
 def get_config() -> ConfigDict:

@@ -12,7 +12,7 @@ from fer_jax.data.schema import DataWarning
 from fer_jax.errors import Diverged, InputError, Interrupted, unknown
 
 DESCRIPTION = 'Facial-expression recognition with embedded attention and channel shuffle.'
-OVERRIDES = 'Any field of fer_jax/config.py is set by --config.GROUP.FIELD=VALUE.'
+OVERRIDES = 'Any field of fer_jax/fields.py is set by --config.GROUP.FIELD=VALUE.'
 
 
 class Parser(argparse.ArgumentParser):

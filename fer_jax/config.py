@@ -1,165 +1,18 @@
-"""Every field of a run's configuration, its default and its meaning, how text sets it, and the checks on it."""
+"""A run's configuration from a file and from text, and the checks on it."""
 
 import importlib.util
 import pathlib
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import FieldReference, placeholder
+from ml_collections.config_dict import FieldReference
 
 from fer_jax.errors import InputError, unknown
+from fer_jax.fields import ARGUMENTS, BOUNDS, CHOICES, default_config
 
-# Fields that hold one of a few words.
-CHOICES = {
-    'data.dataset': ('toyfaces', 'fer2013', 'ckplus', 'image_folder'),
-    'network.attention': ('none', 'spatial', 'channel', 'both', 'se', 'eca', 'cbam'),
-    'network.fusion': ('pointwise', 'attention'),
-    'network.activation': ('relu', 'leaky_relu', 'silu', 'gelu'),
-    'network.dtype': ('float32', 'bfloat16'),
-    'network.batch_norm': ('global', 'device'),
-    'optimizer.name': ('sgd', 'adamw', 'muon'),
-    'optimizer.schedule': ('cosine', 'onecycle'),
-}
-# Fields that hold a number between two bounds, both allowed.
-BOUNDS = {
-    'seed': (0, 2**32 - 1),
-    'epochs': (1e-6, 1e6),
-    'batch_size': (1, 2**20),
-    'data.validation_fraction': (0.01, 0.9),
-    'data.test_fraction': (0.01, 0.9),
-    'data.split_seed': (0, 2**32 - 1),
-    'data.toyfaces_images': (350, 10_000_000),
-    'augment.rotate': (0, 180),
-    'augment.scale': (0, 0.9),
-    'augment.shift': (0, 0.5),
-    'augment.brightness': (0, 1),
-    'augment.contrast': (0, 1),
-    'augment.erase': (0, 1),
-    'augment.mixup': (0, 100),
-    'network.fusion_scale': (1e-6, 100),
-    'network.stem': (2, 4096),
-    'network.batch_norm_momentum': (0, 1),
-    'optimizer.learning_rate': (0, 100),
-    'optimizer.warmup_epochs': (0, 1e6),
-    'optimizer.momentum': (0, 1),
-    'optimizer.adam_ratio': (0, 100),
-    'optimizer.weight_decay': (0, 10),
-    'optimizer.clip': (1e-6, 1e9),
-    'optimizer.label_smoothing': (0, 0.99),
-    'optimizer.ema': (0, 0.999999),
-    'train.steps_per_call': (0, 100_000),
-    'train.log_every': (1, 10**9),
-    'train.evaluate_every_epochs': (1e-3, 1e6),
-    'train.checkpoint_every_epochs': (1e-3, 1e6),
-    'train.keep_checkpoints': (1, 1000),
-    'evaluation.batch_size': (1, 2**20),
-    'parallel.cpu_devices': (0, 256),
-}
 # How a message calls the types.
 KINDS = {bool: 'true or false', int: 'a whole number', float: 'a number', str: 'text', tuple: 'whole numbers with commas between'}
-# The short names that may follow a config file: `configs/fer2013.py:attention=both,groups=4`.
-ARGUMENTS = {
-    'attention': 'network.attention',
-    'groups': 'network.shuffle_groups',
-    'fusion': 'network.fusion',
-    'preactivation': 'network.preactivation',
-    'residual': 'network.residual',
-    'shortcut': 'network.shortcut',
-    'activation': 'network.activation',
-    'dtype': 'network.dtype',
-    'optimizer': 'optimizer.name',
-    'learning_rate': 'optimizer.learning_rate',
-    'epochs': 'epochs',
-    'batch_size': 'batch_size',
-    'seed': 'seed',
-    'path': 'data.path',
-    'dedup': 'data.dedup',
-}
-
-
-def optional(kind: type, value: Any = None) -> Any:
-    """A field that holds a `kind` or None, set to `value`."""
-    field = placeholder(kind)
-    field.set(value)
-    return field
-
-
-def default_config() -> ConfigDict:
-    """The complete, locked configuration: SA + Base(g=4) + CA of the paper on the embedded ToyFaces."""
-    c = ConfigDict()
-    c.name = 'toyfaces'  # what results call this experiment
-    c.seed = 0  # of initialisation, order and augmentation
-    c.epochs = 20.0  # passes over the training images; the step count is rounded to whole steps
-    c.batch_size = 128  # images a step, over all devices
-
-    d = c.data = ConfigDict()
-    d.dataset = 'toyfaces'  # toyfaces | fer2013 | ckplus | image_folder
-    d.path = optional(str)  # the source file or folder; None for toyfaces
-    d.prepared = 'data'  # folder of the prepared ArrayRecord shards and manifests
-    d.votes = optional(str)  # FER+'s fer2013new.csv: its votes become soft targets (fer2013 only)
-    d.dedup = False  # leave out Training images whose pixels also stand in a test split
-    d.class_weights = False  # weigh the loss by n / (classes × n_class)
-    d.skip_bad = False  # go on without files that are no images (counted and named) instead of refusing
-    d.validation_fraction = 0.1  # drawn from train by seed, stratified, where the source has no validation split
-    d.test_fraction = 0.1  # likewise where it has no test split
-    d.split_seed = 0  # of those draws; apart from `seed`, so that seeds share one test set
-    d.toyfaces_images = 8400  # how many faces ToyFaces draws, all splits together
-
-    a = c.augment = ConfigDict()  # all on the device, drawn anew for each image and step
-    a.crop = True  # random 40×40 crop of 48×48; the centre otherwise
-    a.flip = True  # mirror left-right with probability 1/2
-    a.rotate = 10.0  # degrees, uniform in ±
-    a.scale = 0.1  # relative, uniform in 1 ±
-    a.shift = 0.0  # of the crop's side, uniform in ±, beyond the crop's own
-    a.brightness = 0.1  # added, of full range, uniform in ±
-    a.contrast = 0.1  # relative, uniform in 1 ±, about the image's mean
-    a.erase = 0.0  # probability that one rectangle of 2 to 20 % of the area is set to the image's mean
-    a.mixup = 0.0  # Beta(α, α) of the mixing weight; 0 is off
-
-    n = c.network = ConfigDict()
-    n.attention = 'both'  # none | spatial | channel | both (the paper's SA and CA) | se | eca | cbam (in every block)
-    n.shuffle_groups = optional(int, 4)  # channel shuffle groups in every block; None is no shuffle
-    n.fusion = 'pointwise'  # a block's last co² weights: pointwise (1×1) or attention (squeeze of ratio 2)
-    n.preactivation = False  # BN and ReLU before each convolution of the two paths instead of after
-    n.residual = True  # identity sums inside the two paths
-    n.zero_last_gamma = False  # start the last BN scale of each residual sum at zero
-    n.shortcut = True  # an identity sum around each block, averaged over its stride, new channels zero; no parameters
-    n.fusion_scale = 1.0  # of the first draw of each block's last 1×1: small ones start a block with a shortcut near the identity
-    n.activation = 'relu'  # relu | leaky_relu | silu | gelu
-    n.stem = 8  # channels of the first convolution
-    n.blocks = (24, 32, 72, 216, 360, 512)  # output channels of each CSP block
-    n.strides = (1, 2, 2, 2, 2, 2)  # and its stride
-    n.dtype = 'float32'  # of the arithmetic: float32 | bfloat16; parameters and statistics stay float32
-    n.batch_norm = 'global'  # statistics over the global batch | device: over each device's share
-    n.batch_norm_momentum = 0.9  # of the running statistics
-
-    o = c.optimizer = ConfigDict()
-    o.name = 'adamw'  # sgd (Nesterov) | adamw | muon
-    o.learning_rate = 2e-3  # peak, for a batch of 128
-    o.schedule = 'cosine'  # cosine (after a linear warm-up) | onecycle
-    o.warmup_epochs = 1.0  # of the cosine schedule
-    o.momentum = 0.9  # of sgd and muon; muon is mostly run at 0.95
-    o.adam_ratio = 0.1  # muon only: learning rate of what Adam updates (vectors, depthwise filters), as a share of the peak
-    o.weight_decay = 0.05  # on kernels only (in muon, those that are matrices); coupled in sgd, decoupled in adamw and muon
-    o.clip = optional(float, 5.0)  # global gradient norm; None is off
-    o.label_smoothing = 0.1  # share of a target's weight that is spread over all classes
-    o.ema = 0.995  # decay per step of the averaged parameters that are evaluated; 0 is off
-
-    t = c.train = ConfigDict()
-    t.steps_per_call = 0  # steps in one compiled call; 0 chooses: 1 on CPU, 50 on GPU and TPU
-    t.log_every = 20  # steps between lines of the log
-    t.evaluate_every_epochs = 1.0  # epochs between evaluations on the validation split
-    t.checkpoint_every_epochs = 1.0  # epochs between checkpoints
-    t.keep_checkpoints = 2  # latest ones kept, besides the best
-    t.tensorboard = True  # event files beside the JSONL
-
-    e = c.evaluation = ConfigDict()
-    e.batch_size = 256  # images a call, over all devices
-    e.test = True  # score the test split when the run is at its end; false while a recipe is being chosen
-
-    p = c.parallel = ConfigDict()
-    p.cpu_devices = 0  # virtual CPU devices to share a batch; 0 chooses: the cores, at most 8; ignored off CPU
-    return c.lock()
 
 
 def load_config(reference: str, overrides: dict[str, str]) -> ConfigDict:
@@ -170,9 +23,44 @@ def load_config(reference: str, overrides: dict[str, str]) -> ConfigDict:
       overrides: dotted field → text, applied last.
 
     Raises:
-      InputError: no such file, or an unknown field or argument, or a value that does not fit.
+      InputError: no such file, or one of several configurations; an unknown field or argument, or a value that does not fit.
+    """
+    variants = load_variants(reference, overrides)
+    if len(variants) > 1:
+        raise InputError(f'--config {reference} holds {len(variants)} configurations ({", ".join(variants)}), which `sweep` runs')
+    return next(iter(variants.values()))
+
+
+def load_variants(reference: str, overrides: dict[str, str]) -> dict[str, ConfigDict]:
+    """Name → checked configuration of every one that the file holds: its `get_configs()`, or its one `get_config()`.
+
+    The arguments, overrides and errors are those of `load_config`, and apply to each.
     """
     path_text, _, arguments = reference.partition(':')
+    module = load_module(path_text)
+    try:
+        found = list(module.get_configs()) if hasattr(module, 'get_configs') else [module.get_config()]
+        names = [config.name for config in found]
+    except InputError:
+        raise
+    except Exception as error:  # whatever the user's file does wrong
+        raise InputError(f'--config {path_text}: {type(error).__name__}: {error}') from None
+    if len(set(names)) < len(names) or not names:
+        raise InputError(f'--config {path_text}: get_configs() must give configurations, each with a name of its own, not {names}')
+    for config in found:
+        apply_arguments(config, arguments)
+        for field, text in overrides.items():
+            set_field(config, field, text)
+        check_config(config)
+    return dict(zip(names, found, strict=True))
+
+
+def load_module(path_text: str) -> ModuleType:
+    """The Python file at a path, or at that path beside the package.
+
+    Raises:
+      InputError: no such file, or what it does wrong.
+    """
     path = pathlib.Path(path_text)
     if not path.is_file():
         path = pathlib.Path(__file__).parent.parent / path_text
@@ -184,16 +72,11 @@ def load_config(reference: str, overrides: dict[str, str]) -> ConfigDict:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        config = module.get_config()
     except InputError:
         raise
     except Exception as error:  # whatever the user's file does wrong
         raise InputError(f'--config {path_text}: {type(error).__name__}: {error}') from None
-    apply_arguments(config, arguments)
-    for field, text in overrides.items():
-        set_field(config, field, text)
-    check_config(config)
-    return config
+    return module
 
 
 def apply_arguments(config: ConfigDict, arguments: str) -> None:

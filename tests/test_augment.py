@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from fer_jax.augment import CROP_SIDE, augment, augment_batch, bilinear, normalise
-from fer_jax.config import default_config
+from fer_jax.fields import default_config
 from tests import reference
 
 OFF = dict(crop=False, flip=False, rotate=0.0, scale=0.0, shift=0.0, brightness=0.0, contrast=0.0, erase=0.0, mixup=0.0)

@@ -12,20 +12,10 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from fer_jax import config as module
-from fer_jax.config import (
-    ARGUMENTS,
-    BOUNDS,
-    CHOICES,
-    check_config,
-    default_config,
-    differences,
-    from_record,
-    load_config,
-    set_field,
-    values,
-)
+from fer_jax import fields as module
+from fer_jax.config import check_config, differences, from_record, load_config, load_variants, set_field, values
 from fer_jax.errors import InputError
+from fer_jax.fields import ARGUMENTS, BOUNDS, CHOICES, default_config
 from fer_jax.network import ACTIVATIONS, make_network
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -253,3 +243,21 @@ def test_every_config_file(path):
     docstring = ast.get_docstring(ast.parse(path.read_text()))
     for heading, content in (('Command', r'\S'), ('Hardware', r'\S'), ('Time', r'.*\d'), ('Accuracy', r'.*\d')):
         assert re.search(rf'^{heading}:\s+{content}', docstring, re.MULTILINE), f'{path.name} does not say its {heading.lower()}'
+
+
+def test_a_file_of_several_configurations(tmp_path):
+    path = tmp_path / 'several.py'
+    path.write_text("""
+from fer_jax.fields import default_config
+def get_configs():
+    for name in ('one', 'two'):
+        config = default_config()
+        config.name = name
+        config.seed = len(name)
+        yield config
+""")
+    found = load_variants(f'{path}:groups=8', {'epochs': '3'})
+    assert {name: (config.network.shuffle_groups, config.epochs) for name, config in found.items()} == {'one': (8, 3.0), 'two': (8, 3.0)}
+    assert 'holds 2 configurations (one, two)' in error_of(load_config, str(path), {})
+    path.write_text(path.read_text().replace('config.name = name', "config.name = 'same'"))
+    assert "a name of its own, not ['same', 'same']" in error_of(load_variants, str(path), {})

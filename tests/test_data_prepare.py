@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer_jax.config import default_config
 from fer_jax.data import fer2013
 from fer_jax.data import prepare as prepare_module
 from fer_jax.data.load import load
@@ -23,6 +22,7 @@ from fer_jax.data.prepare import prepare, prepared_folder
 from fer_jax.data.schema import SPLITS, DataWarning, Faces, Source
 from fer_jax.data.splits import draw_splits
 from fer_jax.errors import InputError
+from fer_jax.fields import default_config
 
 USAGES = ('Training', 'PublicTest', 'PrivateTest')
 pytestmark = pytest.mark.filterwarnings('ignore::fer_jax.data.schema.DataWarning')  # small sets are never the official ones
@@ -284,7 +284,7 @@ def test_two_prepares_at_once_agree(data):
 
     def work(config):
         wait.wait()
-        code = 'import sys; from fer_jax.config import default_config; from fer_jax.data.prepare import prepare; d = default_config().data'
+        code = 'import sys; from fer_jax.fields import default_config; from fer_jax.data.prepare import prepare; d = default_config().data'
         code += '; d.dataset, d.path, d.prepared = sys.argv[1:]; print(prepare(d)["content_sha256"])'
         arguments = [sys.executable, '-W', 'ignore', '-c', code, config.dataset, config.path, config.prepared]
         found.append(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout)

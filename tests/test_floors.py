@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # README's table of the architecture is this one.
 FLOORS = {
     0: ['errors'],
-    1: ['files', 'rng'],
+    1: ['files', 'rng', 'fields'],
     2: ['config', 'parallel', 'convolution', 'normalisation', 'writers'],
     3: ['data/schema', 'data/archive', 'augment', 'network', 'losses', 'metrics', 'optimizer', 'figures'],
     4: ['data/images', 'data/table', 'data/manifest', 'data/splits', 'data/builders', 'data/toyfaces', 'state', 'summary', 'evaluate'],
@@ -29,7 +29,7 @@ FLOORS = {
 FLOOR_OF = {f'{name}.py': floor for floor, names in FLOORS.items() for name in names}
 FILES = sorted(path.relative_to(ROOT / 'fer_jax').as_posix() for path in (ROOT / 'fer_jax').rglob('*.py'))
 # What starts without JAX, so that --help and a mistyped argument answer at once.
-LIGHT = ['errors', 'files', 'config', '__main__']
+LIGHT = ['errors', 'files', 'fields', 'config', '__main__']
 # Where a package's import name is not the name that it is installed by.
 INSTALLED_AS = {'PIL': 'pillow', 'orbax': 'orbax-checkpoint'}
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fer_jax.config import default_config
+from fer_jax.fields import default_config
 from fer_jax.network import (
     ChannelAttention,
     CSPBlock,

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from fer_jax.config import CHOICES, default_config
 from fer_jax.errors import InputError
+from fer_jax.fields import CHOICES, default_config
 from fer_jax.network import FERNet
 from fer_jax.optimizer import OPTIMIZERS, SCHEDULES, is_kernel, make_optimizer, make_schedule
 

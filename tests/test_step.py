@@ -15,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from fer_jax import network as network_module
 from fer_jax import parallel, rng
 from fer_jax.augment import augment_batch, normalise
-from fer_jax.config import default_config
+from fer_jax.fields import default_config
 from fer_jax.losses import smooth
 from fer_jax.network import make_network
 from fer_jax.normalisation import identity

@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from fer_jax.config import check_config, default_config, load_config
+from fer_jax.config import check_config, load_config
 from fer_jax.errors import InputError
+from fer_jax.fields import default_config
 from fer_jax.network import make_network
 from fer_jax.summary import activation_bytes, parameter_table, summary, table_rows
 

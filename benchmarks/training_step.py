@@ -101,7 +101,10 @@ def random_dataset() -> Dataset:
 
 
 def repeated(call: Callable[[], Any], work: float, seconds: float) -> Round:
-    """A round of as many calls as last about `seconds`, each worth `work`; the first round finds out how many."""
+    """A round of as many calls as last about `seconds`, each worth `work`; the first round finds out how many.
+
+    One call goes before, untimed: while others had their turn, caches forgot and a virtual machine's memory may have gone back.
+    """
     calls = 0
 
     def take(count: int) -> float:
@@ -116,6 +119,7 @@ def repeated(call: Callable[[], Any], work: float, seconds: float) -> Round:
         if not calls:
             take(2)  # the first calls load code and make the threads
             calls = max(1, round(2 * seconds / take(2)))
+        take(1)
         return work * calls, take(calls)
 
     return do_round

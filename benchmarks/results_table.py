@@ -1,17 +1,24 @@
-"""README's table of results, from the records under results/.
+"""README's tables of results and of speed, from the records under results/.
 
-    python -m benchmarks.results_table        # rewrites README.md between its two marks
+    python -m benchmarks.results_table        # rewrites README.md between its marks
 
-A record is a folder results/<claim>/<run>/ with the run's own result.json; the table says nothing that is not in one.
+A record is a folder results/<claim>/<run>/ with the run's own result.json, or results/speed/<benchmark>/ with what that
+benchmark measured; the tables say nothing that is not in one.
 """
 
 import pathlib
+import statistics
+from typing import Any
 
 from fer_jax.files import read_json, write_atomic
 
 ROOT = pathlib.Path(__file__).parent.parent
 BEGIN, END = '<!-- results: written by benchmarks/results_table.py -->', '<!-- end of results -->'
 HEADER = '| record | split | views | accuracy, % (95 % interval) | macro F1, % | seed | epochs | device | minutes |'
+
+
+SPEED_BEGIN, SPEED_END = '<!-- speed: written by benchmarks/results_table.py -->', '<!-- end of speed -->'
+SPEED_HEADER = '| record | measured | fer_jax | beside it | times as fast (quartiles) |'
 
 
 def rows() -> list[str]:
@@ -43,12 +50,62 @@ def rows() -> list[str]:
     return lines
 
 
+def speed_rows() -> list[str]:
+    """A line of the table for each comparison of each recorded benchmark."""
+    lines = []
+
+    def add(name: str, *cells: str) -> None:
+        lines.append(f'| [{name}](results/speed/{name}) | {" | ".join(cells)} |')
+
+    def compare(name: str, what: str, found: dict[str, Any], own: str, unit: str = 'images/s') -> None:
+        medians = {contender: statistics.median(rates) for contender, rates in found['images_per_second'].items()}
+        for contender, times in found['fer_jax_times_as_fast_as'].items():
+            spread = '{median:.2f} ({low:.2f} to {high:.2f})'.format(**times)
+            add(name, what, f'{medians[own]:.0f} {unit}', f'{contender}: {medians[contender]:.0f} {unit}', spread)
+
+    measured = {path.parent.name: read_json(path) for path in sorted((ROOT / 'results/speed').glob('*/measurement.json'))}
+    if found := measured.get('train_throughput'):
+        compare('train_throughput', f'training step, batch {found["batch_size"]}, {found["dtype"]}', found, 'fer_jax')
+    for batch, found in measured.get('inference', {}).get('batches', {}).items():
+        compare('inference', f'logits of {batch} face{"s" * (batch != "1")}', found, 'fer_jax')
+    if found := measured.get('input_cost'):
+        rates, cost = found['images_per_second'], found['input_cost_per_cent']
+        whole, fixed = (statistics.median(rates[name]) for name in ('whole', 'fixed'))
+        spread = f'input costs {cost["median"]:.1f} % ({cost["low"]:.1f} to {cost["high"]:.1f})'
+        add('input_cost', 'training step with its input', f'{whole:.0f} images/s', f'on one fixed batch: {fixed:.0f} images/s', spread)
+    if found := measured.get('replicas'):
+        rates = found['images_per_second']
+        one = statistics.median(rates['1'])
+        for count, times in found['times_as_fast_as_one'].items():
+            spread = '{median:.2f} ({low:.2f} to {high:.2f})'.format(**times)
+            add(
+                'replicas',
+                f'{count} seeds in one program',
+                f'{statistics.median(rates[count]):.0f} images/s',
+                f'one seed: {one:.0f} images/s',
+                spread,
+            )
+    if found := measured.get('startup'):
+        add('startup', '`--help`', f'{found["help_seconds"]:.2f} s', '', '')
+        cold, warm = (f'{found[kind]["total"]:.1f} s' for kind in ('cold', 'warm'))
+        add('startup', 'first training step, programs in the cache', warm, f'empty cache: {cold}', '')
+    if found := measured.get('roofline'):
+        times = f'{found["per_cent_of_limit"]:.0f} % of the limit, set by {found["bound"]}'
+        add('roofline', 'training step', f'{1e3 * found["step_seconds"]:.0f} ms', f'limit: {1e3 * found["limit_seconds"]:.0f} ms', times)
+    return lines
+
+
 def with_table(readme: str) -> str:
-    """`readme` with the table between its marks made anew."""
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    table = '\n'.join([HEADER, '|---|---|---|---|---:|---:|---:|---|---:|', *rows()])
-    return f'{before}{BEGIN}\n\n{table}\n\n{END}{after}'
+    """`readme` with the tables between their marks made anew."""
+    for begin, end, lines in (
+        (BEGIN, END, [HEADER, '|---|---|---|---|---:|---:|---:|---|---:|', *rows()]),
+        (SPEED_BEGIN, SPEED_END, [SPEED_HEADER, '|---|---|---:|---:|---|', *speed_rows()]),
+    ):
+        before, _, rest = readme.partition(begin)
+        _, _, after = rest.partition(end)
+        table = '\n'.join(lines)
+        readme = f'{before}{begin}\n\n{table}\n\n{end}{after}'
+    return readme
 
 
 if __name__ == '__main__':

@@ -2,12 +2,11 @@
 
     python -m benchmarks.growth [--out results/speed/growth] [--parts batch,width,devices] [--quick] [--config.FIELD=VALUE …]
 
-Within a part the sizes take turns. Batches and widths are compiled programs of this process; each count of devices is a
-process of its own, all with the same global batch. On CPU the devices are virtual and share the same cores. Memory is
-what the compiler plans for one device: arguments (state and the whole data set) and temporaries.
+Each size is a process of its own, and they follow one another: a large batch keeps gigabytes. On CPU the devices are
+virtual and share the same cores, and all have the same global batch. Memory is what the compiler plans for one device:
+arguments (state and the whole data set) and temporaries.
 """
 
-import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.side_by_side import Contender, Round, race, record, serve
-from benchmarks.training_step import TrainingStep, environment, make_parser, make_training_step, parse, random_run, repeated
+from benchmarks.training_step import environment, make_parser, make_training_step, parse, random_run, repeated
 from fer_jax.figures import to_png
 from fer_jax.files import write_atomic
 from fer_jax.summary import table_rows
@@ -28,50 +27,31 @@ WIDTHS = (0.5, 1.0, 2.0)
 MIB = 2**20
 
 
-@dataclasses.dataclass
-class Here:
-    """A contender of a race within this process."""
-
-    name: str
-    round: Round
-
-    def close(self) -> None:
-        pass
-
-
 def make(name: str, options: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
-    """The round of a process with a count of devices, whose work is images, and what it says of itself."""
+    """The round of one size, whose work is images, and what it says of itself."""
     step = make_training_step(options['overrides'], options['devices'])
-    return repeated(step, step.images_per_call, options['seconds']), step.about()
-
-
-def race_here(steps: dict[str, TrainingStep], rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Images per second of each step in each round, in turns."""
-    contenders = [Here(name, repeated(step, step.images_per_call, seconds)) for name, step in steps.items()]
-    for contender in contenders:
-        contender.round()
-    return race(contenders, rounds)
-
-
-def planned_memory(step: TrainingStep) -> dict[str, int]:
-    """Bytes on one device: what a call is given, and what it needs besides."""
     plan = step.chunk.memory_analysis()
-    return {'argument_bytes': plan.argument_size_in_bytes, 'temporary_bytes': plan.temp_size_in_bytes}
+    memory = {'argument_bytes': plan.argument_size_in_bytes, 'temporary_bytes': plan.temp_size_in_bytes}
+    return repeated(step, step.images_per_call, options['seconds']), step.about() | {'memory': memory}
 
 
-def over_batch(overrides: dict[str, str], batches: Sequence[int], rounds: int, seconds: float) -> dict[str, Any]:
+def measure(sizes: dict[str, dict[str, Any]], rounds: int) -> dict[str, Any]:
+    """Images per second of each size in each round, and the memory planned on one device. One process at a time: each keeps its own."""
+    rates, memory, devices = {}, {}, {}
+    for name, options in sizes.items():
+        contender = Contender('benchmarks.growth', name, options)
+        rates |= race([contender], rounds)
+        memory[name], devices[name] = contender.about['memory'], contender.about['devices']
+    return {'images_per_second': rates, 'memory': memory, 'devices': devices}
+
+
+def over_batch(chosen: dict[str, Any], batches: Sequence[int], rounds: int) -> dict[str, Any]:
     """Speed and memory at each batch size, and the slope of memory: bytes for each image that a device holds."""
-    steps = {str(size): make_training_step(overrides | {'batch_size': str(size)}) for size in batches}
-    memory = {name: planned_memory(step) for name, step in steps.items()}
-    shares = [int(name) / step.run.mesh.size for name, step in steps.items()]
-    slope, rest = np.polyfit(shares, [sum(each.values()) for each in memory.values()], 1)
-    return {
-        'images_per_second': race_here(steps, rounds, seconds),
-        'memory': memory,
-        'images_per_device': shares,
-        'bytes_per_image': float(slope),
-        'bytes_without_images': float(rest),
-    }
+    sizes = {str(size): chosen | {'overrides': chosen['overrides'] | {'batch_size': str(size)}} for size in batches}
+    found = measure(sizes, rounds)
+    shares = [int(name) / devices for name, devices in found['devices'].items()]
+    slope, rest = np.polyfit(shares, [sum(each.values()) for each in found['memory'].values()], 1)
+    return found | {'images_per_device': shares, 'bytes_per_image': float(slope), 'bytes_without_images': float(rest)}
 
 
 def scaled_widths(overrides: dict[str, str], factor: float) -> dict[str, str]:
@@ -85,23 +65,19 @@ def scaled_widths(overrides: dict[str, str], factor: float) -> dict[str, str]:
     return {'network.stem': str(scale(network.stem)), 'network.blocks': ','.join(str(scale(width)) for width in network.blocks)}
 
 
-def over_width(overrides: dict[str, str], rounds: int, seconds: float) -> dict[str, Any]:
+def over_width(chosen: dict[str, Any], rounds: int) -> dict[str, Any]:
     """Speed at each width, with the network's multiply-adds of one forward pass."""
-    steps = {f'{factor:g}': make_training_step(overrides | scaled_widths(overrides, factor)) for factor in WIDTHS}
-    networks = {name: step.run.network.clone(statistics_axis=None) for name, step in steps.items()}
-    return {
+    scaled = {f'{factor:g}': chosen['overrides'] | scaled_widths(chosen['overrides'], factor) for factor in WIDTHS}
+    networks = {name: random_run(overrides).network.clone(statistics_axis=None) for name, overrides in scaled.items()}
+    return measure({name: chosen | {'overrides': overrides} for name, overrides in scaled.items()}, rounds) | {
         'widths': {name: [network.stem, *network.blocks] for name, network in networks.items()},
         'multiply_adds': {name: sum(row.multiply_adds for row in table_rows(network)) for name, network in networks.items()},
-        'memory': {name: planned_memory(step) for name, step in steps.items()},
-        'images_per_second': race_here(steps, rounds, seconds),
     }
 
 
-def over_devices(overrides: dict[str, str], counts: Sequence[int], rounds: int, seconds: float) -> dict[str, Any]:
+def over_devices(chosen: dict[str, Any], counts: Sequence[int], rounds: int) -> dict[str, Any]:
     """Speed on each count of devices, the global batch the same."""
-    chosen = {'overrides': overrides, 'seconds': seconds}
-    contenders = [Contender('benchmarks.growth', str(count), chosen | {'devices': count}) for count in counts]
-    return {'batch_size': contenders[0].about['batch_size'], 'images_per_second': race(contenders, rounds)}
+    return measure({str(count): chosen | {'devices': count} for count in counts}, rounds)
 
 
 def growth_png(points: dict[str, list[float]], x_label: str, y_label: str, title: str, line: tuple[float, float] | None = None) -> bytes:
@@ -183,17 +159,17 @@ def main() -> None:
     sizes = (32, 64) if options.quick else tuple(2**power for power in range(5, 10 if on_cpu else 13))
     batches = tuple(map(int, options.batches.split(','))) if options.batches else sizes
     counts = [count for count in ((1, 2) if options.quick else (1, 2, 4, 8)) if on_cpu or count <= len(jax.devices())]
-    timing = options.rounds, options.seconds
+    chosen = {'overrides': overrides, 'seconds': options.seconds, 'devices': 0}
     measured: dict[str, Any] = {'dtype': run.config.network.dtype, 'devices_of_a_run': run.mesh.size}
     for part in parts:
         print(f'--- {part}', flush=True)
         match part:
             case 'batch':
-                measured[part] = over_batch(overrides, batches, *timing)
+                measured[part] = over_batch(chosen, batches, options.rounds)
             case 'width':
-                measured[part] = over_width(overrides, *timing)
+                measured[part] = over_width(chosen, options.rounds)
             case 'devices':
-                measured[part] = over_devices(overrides, counts, *timing)
+                measured[part] = over_devices(chosen, counts, options.rounds)
     record(options.out, measured, environment())
     for name, png in pictures(measured, run.mesh.devices.flat[0].device_kind).items():
         write_atomic(options.out / name, png)

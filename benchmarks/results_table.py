@@ -26,6 +26,8 @@ def rows() -> list[str]:
     lines = []
     for path in sorted((ROOT / 'results').glob('*/*/result.json')):
         result = read_json(path)
+        if 'test_centre' not in result:  # a step of a search, which has a table of its own
+            continue
         device = result['environment']['device']
         trained_on = f'{device["count"]} × {device["kind"]}' + (f' ({result["environment"]["cpu"]})' if device['platform'] == 'cpu' else '')
         for key, split, views in (

@@ -35,13 +35,30 @@ def make_parser() -> argparse.ArgumentParser:
 
     train = command('train', 'Train a network, or go on with an unfinished run, and evaluate it.', config=True)
     train.add_argument('--workdir', type=pathlib.Path, help='folder of the run; default: runs/NAME-HASH, found again by the same command')
-    evaluate = command('evaluate', 'Evaluate a checkpoint of a run.', config=False)
-    evaluate.add_argument('--workdir', type=pathlib.Path, required=True, help='folder of the run')
-    evaluate.add_argument('--checkpoint', default='best', help='best, latest or a step; default: %(default)s')
+    evaluate = command('evaluate', 'Evaluate a checkpoint of a run, or weights.', config=False)
+    evaluate.add_argument('--workdir', type=pathlib.Path, help='folder of the run; not for weights')
+    which = 'best, latest or a step of a run, or else the name or file of weights; default: %(default)s'
+    evaluate.add_argument('--checkpoint', default='best', help=which)
+    evaluate.add_argument(
+        '--config', metavar='FILE[:NAME=VALUE,…]', help='data to evaluate weights on; default: those they were trained on'
+    )
+    evaluate.add_argument('--out', type=pathlib.Path, help='folder for what weights score; default: runs/evaluations/NAME-SPLIT-VIEWS')
     evaluate.add_argument('--split', default='test', help="train, validation, test, or the data set's own name; default: %(default)s")
     evaluate.add_argument('--views', default='centre', choices=('centre', 'ten'), help='crops of each image; default: %(default)s')
+    weights = command('weights', 'Write the best checkpoint of a finished run as one safetensors file.', config=False)
+    weights.add_argument('--workdir', type=pathlib.Path, required=True, help='folder of the run')
+    weights.add_argument('--out', type=pathlib.Path, required=True, help='the file, such as weights/NAME.safetensors')
+    sweep = command('sweep', 'Train every configuration of a file with every seed, or go on with those that are unfinished.', config=True)
+    sweep.add_argument('--seeds', required=True, help='such as 0-4 or 0,3,7-9')
+    sweep.add_argument('--only', default='', metavar='NAME,NAME', help='these configurations of the file; default: all')
+    where = 'folder of the runs, which several processes and hosts may share; default: runs/FILE-HASH, found again by the same command'
+    sweep.add_argument('--workdir', type=pathlib.Path, help=where)
+    sweep.add_argument('--dry-run', action='store_true', help='only list the runs and how far each is')
+    report = command('report', 'Make tables, figures and one page of the runs in folders, with intervals and tests.', config=False)
+    report.add_argument('--workdir', type=pathlib.Path, nargs='+', required=True, help='runs, sweeps, or folders with such below')
+    report.add_argument('--out', type=pathlib.Path, help='folder of the files; default: report in the first --workdir')
     prepare = command('prepare', 'Prepare a data set and print its manifest.', config=True)
-    for sub in (train, prepare):
+    for sub in (train, sweep, prepare):
         sub.add_argument('--skip-bad', action='store_true', help='leave out files that are no images instead of refusing the set')
     summary = command('summary', "Print the network as the paper's Table 1 does.", config=True)
     summary.add_argument('--parameters', action='store_true', help='list every parameter too')
@@ -83,14 +100,45 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     return options, overrides
 
 
+def evaluate(options: argparse.Namespace, overrides: dict[str, str]) -> None:
+    """Evaluates a run's checkpoint with --workdir, weights without it."""
+    from fer_jax.score import evaluate_run, evaluate_weights
+
+    if options.workdir is None:
+        if options.checkpoint in ('best', 'latest') or options.checkpoint.isdecimal():
+            raise InputError(f'--checkpoint {options.checkpoint} of which run? Give its --workdir, or weights as --checkpoint')
+        evaluate_weights(options.checkpoint, options.config, options.split, options.views, overrides, options.out)
+        return
+    for name in ('config', 'out'):
+        if getattr(options, name) is not None:
+            raise InputError(f'--{name} goes with weights; a run (--workdir) has its own')
+    evaluate_run(options.workdir, options.checkpoint, options.split, options.views, overrides)
+
+
 def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     """Runs one command; returns the exit code."""
     if options.command == 'evaluate':
-        from fer_jax.score import evaluate_run
+        evaluate(options, overrides)
+        return 0
+    if options.command == 'weights':
+        from fer_jax.weights import export_weights
 
-        evaluate_run(options.workdir, options.checkpoint, options.split, options.views, overrides)
+        if overrides:
+            raise InputError(f'--config.{next(iter(overrides))}: weights are written as the run made them')
+        export_weights(options.workdir, options.out)
+        return 0
+    if options.command == 'report':
+        from fer_jax.report import report
+
+        if overrides:
+            raise InputError(f'--config.{next(iter(overrides))}: a report takes the runs as they are')
+        report(options.workdir, options.out)
         return 0
     skip_bad = {'data.skip_bad': 'true'} if getattr(options, 'skip_bad', False) else {}
+    if options.command == 'sweep':
+        from fer_jax.sweep import sweep
+
+        return sweep(options.config, overrides | skip_bad, options.seeds, options.only, options.workdir, options.dry_run)
     config = load_config(options.config, overrides | skip_bad)
     match options.command:
         case 'train':

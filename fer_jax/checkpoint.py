@@ -4,6 +4,7 @@ import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
@@ -68,3 +69,28 @@ class Checkpoints:
         """Waits for saves and lets go of the folders."""
         for manager in self.managers.values():
             manager.close()
+
+
+def read_best(folder: pathlib.Path) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    """(step, the variables that are evaluated as NumPy arrays, record) of the best checkpoint in `folder`, a run's checkpoints/.
+
+    Shapes and types are those it was saved with. The folder is only read: a run that is training there is not disturbed.
+
+    Raises:
+      InputError: there is no best checkpoint, or it is damaged.
+    """
+    steps = [int(path.name) for path in folder.glob('best/*') if path.name.isdecimal()]
+    if not steps:
+        raise InputError(f'{folder}: no best checkpoint; there is one after the first evaluation of a run')
+    path = (folder / 'best' / str(max(steps))).absolute()
+    try:
+        with ocp.PyTreeCheckpointer() as reader:
+            saved = reader.metadata(path / 'state').item_metadata.tree
+            kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+            tree = reader.restore(path / 'state', restore_args=kinds)
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            record = reader.restore(path / 'record')
+    # Orbax and what it stands on raise errors of many kinds; whatever they say, these files are not what was saved.
+    except Exception as error:
+        raise InputError(f'{path}: damaged ({" ".join(str(error).split())[:200]})') from None
+    return max(steps), tree.get('average') or tree['variables'], record

@@ -146,6 +146,12 @@ def check_config(config: ConfigDict) -> None:
         if known[field] is not None and not low <= known[field] <= high:
             raise InputError(f'config field {field}={known[field]}: must lie between {low} and {high}')
     check_network(config.network)
+    if config.augment.mixup and config.augment.cutmix:
+        raise InputError('augment.mixup and augment.cutmix are both on: one of them must be 0')
+    if config.data.folds == 1 or config.data.fold >= max(config.data.folds, 1):
+        raise InputError(
+            f'data.fold={config.data.fold} of data.folds={config.data.folds}: 0 folds, or at least 2 and a fold below their number'
+        )
     if config.data.dataset != 'toyfaces' and config.data.path is None:
         raise InputError(f'{config.data.dataset} needs the path of its file or folder: --config.data.path=…')
 
@@ -167,6 +173,8 @@ def check_network(network: ConfigDict) -> None:
         raise InputError(f'network.blocks ends in {network.blocks[-1]}: at least 1 channel')
     if network.zero_last_gamma and not network.residual:
         raise InputError('network.zero_last_gamma=true without network.residual=true: the paths would stay silent')
+    if network.stochastic_depth and not network.shortcut:
+        raise InputError('network.stochastic_depth without network.shortcut=true: nothing would pass a block that is left out')
     if network.zero_last_gamma and network.preactivation:
         raise InputError('network.zero_last_gamma=true with network.preactivation=true: such paths do not end in batch norm')
 

@@ -24,6 +24,7 @@ BOUNDS = {
     'batch_size': (1, 2**20),
     'data.validation_fraction': (0.01, 0.9),
     'data.test_fraction': (0.01, 0.9),
+    'data.teacher_share': (0, 1),
     'data.split_seed': (0, 2**32 - 1),
     'data.folds': (0, 1000),
     'data.fold': (0, 999),
@@ -35,7 +36,9 @@ BOUNDS = {
     'augment.contrast': (0, 1),
     'augment.erase': (0, 1),
     'augment.mixup': (0, 100),
+    'augment.cutmix': (0, 100),
     'network.fusion_scale': (1e-6, 100),
+    'network.stochastic_depth': (0, 0.99),
     'network.stem': (2, 4096),
     'network.batch_norm_momentum': (0, 1),
     'optimizer.learning_rate': (0, 100),
@@ -44,6 +47,7 @@ BOUNDS = {
     'optimizer.adam_ratio': (0, 100),
     'optimizer.weight_decay': (0, 10),
     'optimizer.clip': (1e-6, 1e9),
+    'optimizer.sam': (0, 100),
     'optimizer.label_smoothing': (0, 0.99),
     'optimizer.ema': (0, 0.999999),
     'train.steps_per_call': (0, 100_000),
@@ -72,6 +76,8 @@ ARGUMENTS = {
     'path': 'data.path',
     'dedup': 'data.dedup',
 }
+# What may differ between two starts of one run: where things lie and what is kept, not what is computed.
+MOVABLE = ('data.path', 'data.prepared', 'data.votes', 'parallel.cpu_devices', 'train.keep_checkpoints', 'train.tensorboard')
 
 
 def optional(kind: type, value: Any = None) -> Any:
@@ -95,6 +101,8 @@ def default_config() -> ConfigDict:
     d.path = optional(str)  # the source file or folder; None for toyfaces
     d.prepared = 'data'  # folder of the prepared ArrayRecord shards and manifests
     d.votes = optional(str)  # FER+'s fer2013new.csv: its votes become soft targets (fer2013 only)
+    d.teacher = optional(str)  # predictions.csv of a run on these training images, whose probabilities soften the targets
+    d.teacher_share = 0.5  # weight of the teacher's probabilities in the targets
     d.dedup = False  # leave out Training images whose pixels also stand in a test split
     d.class_weights = False  # weigh the loss by n / (classes × n_class)
     d.skip_bad = False  # go on without files that are no images (counted and named) instead of refusing
@@ -115,10 +123,11 @@ def default_config() -> ConfigDict:
     a.brightness = 0.1  # added, of full range, uniform in ±
     a.contrast = 0.1  # relative, uniform in 1 ±, about the image's mean
     a.erase = 0.0  # probability that one rectangle of 2 to 20 % of the area is set to the image's mean
-    a.mixup = 0.0  # Beta(α, α) of the mixing weight; 0 is off
+    a.mixup = 0.0  # α of the Beta(α, α) that a mixing weight is drawn from; 0 is off
+    a.cutmix = 0.0  # likewise, of the area that another image's rectangle takes; not both
 
     n = c.network = ConfigDict()
-    n.name = 'fernet'  # the paper's | mini_xception | shufflenet_v2 | mobilenet_v2 | resnet18 | vgg13: of these only dtype counts below
+    n.name = 'fernet'  # the paper's | mini_xception | shufflenet_v2 | mobilenet_v2 | resnet18 | vgg13: these heed only dtype, batch_norm*
     n.attention = 'both'  # none | spatial | channel | both (the paper's SA and CA) | se | eca | cbam (in every block)
     n.shuffle_groups = optional(int, 4)  # channel shuffle groups in every block; None is no shuffle
     n.fusion = 'pointwise'  # a block's last co² weights: pointwise (1×1) or attention (squeeze of ratio 2)
@@ -127,6 +136,7 @@ def default_config() -> ConfigDict:
     n.zero_last_gamma = False  # start the last BN scale of each residual sum at zero
     n.shortcut = True  # an identity sum around each block, averaged over its stride, new channels zero; no parameters
     n.fusion_scale = 1.0  # of the first draw of each block's last 1×1: small ones start a block with a shortcut near the identity
+    n.stochastic_depth = 0.0  # probability that a step goes without the last block's own part, rising to it linearly; needs shortcut
     n.activation = 'relu'  # relu | leaky_relu | silu | gelu
     n.stem = 8  # channels of the first convolution
     n.blocks = (24, 32, 72, 216, 360, 512)  # output channels of each CSP block
@@ -144,6 +154,7 @@ def default_config() -> ConfigDict:
     o.adam_ratio = 0.1  # muon only: learning rate of what Adam updates (vectors, depthwise filters), as a share of the peak
     o.weight_decay = 0.05  # on kernels only (in muon, those that are matrices); coupled in sgd, decoupled in adamw and muon
     o.clip = optional(float, 5.0)  # global gradient norm; None is off
+    o.sam = 0.0  # sharpness-aware minimisation: how far uphill its gradient is taken; 0 is off, anything else doubles the work
     o.label_smoothing = 0.1  # share of a target's weight that is spread over all classes
     o.ema = 0.995  # decay per step of the averaged parameters that are evaluated; 0 is off
 

@@ -2,11 +2,11 @@
 
 import io
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int, UInt8
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,17 +19,44 @@ def confusion_matrix_png(matrix: Int[np.ndarray, 'classes classes'] | list[list[
 
     The colour is that share, so that classes of different size compare; a row without images stays white.
     """
+    matrix = np.asarray(matrix)
+    shares = row_shares(matrix)
+
+    def text(row: int, column: int) -> str:  # an empty cell says zero by being empty
+        count = matrix[row, column]
+        return f'{count}\n{100 * shares[row, column]:.0f} %' if count else ''
+
+    return shares_png(shares, class_names, title, text)
+
+
+def mean_confusion_png(matrices: Sequence[list[list[int]]], class_names: Sequence[str], title: str) -> bytes:
+    """A PNG of the mean, over several confusion matrices, of each one's shares of the true class; cells under half a per cent are empty."""
+    shares = np.mean([row_shares(np.asarray(matrix)) for matrix in matrices], axis=0)
+
+    def text(row: int, column: int) -> str:
+        return f'{100 * shares[row, column]:.0f} %' if shares[row, column] >= 0.005 else ''
+
+    return shares_png(shares, class_names, title, text)
+
+
+def row_shares(matrix: Int[np.ndarray, 'classes classes']) -> Float[np.ndarray, 'classes classes']:
+    """Each cell's share of its row; zeros in a row without images."""
+    return matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+
+
+def shares_png(
+    shares: Float[np.ndarray, 'classes classes'], class_names: Sequence[str], title: str, text: Callable[[int, int], str]
+) -> bytes:
+    """A PNG of shares of the true class as colours; `text` says what stands in the cell of a row and a column."""
     from matplotlib.figure import Figure
 
-    matrix = np.asarray(matrix)
-    classes = len(matrix)
-    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    classes = len(shares)
     cell = 0.72 if classes <= 12 else 0.5  # inches; smaller cells would not hold a count and a share
     side = max(4.2, classes * cell)
     figure = Figure(figsize=(side + 2.4, side + 1.6), dpi=120, layout='constrained')
     axes = figure.add_subplot()
     picture = axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
-    names = [name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + '…' for name in class_names]
+    names = [shortened(name) for name in class_names]
     # A class folder may be called anything, '$1$' too, which is no formula.
     axes.set_xticks(range(classes), names, rotation=45, ha='right', rotation_mode='anchor', parse_math=False)
     axes.set_yticks(range(classes), names, parse_math=False)
@@ -38,14 +65,16 @@ def confusion_matrix_png(matrix: Int[np.ndarray, 'classes classes'] | list[list[
     axes.set_ylabel('true')
     axes.set_title(title, parse_math=False, wrap=True)
     size = 9.5 if classes <= 12 else 6.5
-    for (row, column), count in np.ndenumerate(matrix):
-        if count:  # an empty cell says zero by being empty
-            share = shares[row, column]
-            text = f'{count}\n{100 * share:.0f} %'
-            axes.text(column, row, text, ha='center', va='center', fontsize=size, color='white' if share > 0.55 else 'black')
+    for (row, column), share in np.ndenumerate(shares):
+        axes.text(column, row, text(row, column), ha='center', va='center', fontsize=size, color='white' if share > 0.55 else 'black')
     bar = figure.colorbar(picture, ax=axes, shrink=0.8, format=lambda share, _: f'{100 * share:.0f} %')
     bar.set_label('share of the true class')
     return to_png(figure)
+
+
+def shortened(name: str) -> str:
+    """A class name as long as an axis can hold."""
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + '…'
 
 
 def curves_png(lines: Sequence[dict[str, Any]], title: str, marks: Sequence[float] = ()) -> bytes:
@@ -72,6 +101,157 @@ def curves_png(lines: Sequence[dict[str, Any]], title: str, marks: Sequence[floa
     loss.set_title(title, parse_math=False, wrap=True)
     loss.legend()
     accuracy.set_xlabel('epoch')
+    return to_png(figure)
+
+
+def seeds_curves_png(seeds: Sequence[Sequence[dict[str, Any]]]) -> bytes:
+    """A PNG of several runs' metrics.jsonl, a thin line each: loss at the left, accuracy at the right, against epochs."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.5, 3.6), dpi=110, layout='constrained')
+    loss, accuracy = figure.subplots(1, 2)
+    for number, lines in enumerate(seeds):
+        for kind, colour, name, label in (
+            ('train', 'tab:blue', 'loss', 'training (augmented)'),
+            ('validation', 'tab:orange', 'nll', 'validation (one centre crop)'),
+        ):
+            chosen = [line for line in lines if line['kind'] == kind and {name, 'accuracy'} <= line.keys()]
+            epochs = [line['epoch'] for line in chosen]
+            # A value that was not finite is null in the file.
+            values = {key: [np.nan if line[key] is None else line[key] for line in chosen] for key in (name, 'accuracy')}
+            style = {'color': colour, 'linewidth': 1.1, 'alpha': max(0.35, 1 / len(seeds)), 'label': '' if number else label}
+            loss.plot(epochs, values[name], **style)
+            accuracy.plot(epochs, 100 * np.array(values['accuracy'], float), **style)
+    for axes, label in ((loss, 'cross-entropy, nats'), (accuracy, 'accuracy, %')):
+        axes.set_ylabel(label)
+        axes.set_xlabel('epoch')
+        axes.grid(alpha=0.3)
+    for line in loss.legend().get_lines():
+        line.set_alpha(1)
+    return to_png(figure)
+
+
+class Dots(NamedTuple):
+    """A line of `accuracies_png`; all in 0..1."""
+
+    name: str
+    values: list[float]  # of the seeds
+    interval: tuple[float, float]
+    paper: float | None  # what a paper says
+
+
+def accuracies_png(rows: Sequence[Dots], title: str, interval: str) -> bytes:
+    """A PNG with a line a row: a dot for each seed, the mean, the interval, which `interval` names, and a paper's value as a mark."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.5, 1.5 + 0.42 * len(rows)), dpi=120, layout='constrained')
+    axes = figure.add_subplot()
+    for place, row in enumerate(rows):
+        low, high = (100 * bound for bound in row.interval)
+        first = place == 0
+        bar, dot = ({'color': 'tab:blue', 'label': label if first else ''} for label in (interval, 'one run'))
+        axes.plot([low, high], [place, place], alpha=0.3, linewidth=7, solid_capstyle='butt', **bar)
+        axes.plot([100 * value for value in row.values], [place] * len(row.values), 'o', alpha=0.65, markersize=4.5, **dot)
+        axes.plot(100 * np.mean(row.values), place, '|', color='black', markersize=15, markeredgewidth=2, label='mean' if first else '')
+    told = [(100 * row.paper, place) for place, row in enumerate(rows) if row.paper is not None]
+    if told:
+        axes.plot(*zip(*told, strict=True), 'D', color='tab:red', markersize=6, markerfacecolor='white', label='the paper')
+    axes.set_yticks(range(len(rows)), [row.name for row in rows], parse_math=False)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel('accuracy, %')
+    axes.grid(axis='x', alpha=0.3)
+    axes.set_title(title, parse_math=False, wrap=True)
+    figure.legend(loc='outside lower center', ncols=4, frameon=False, fontsize=9)
+    return to_png(figure)
+
+
+def reliability_png(
+    counts: Int[np.ndarray, ' bins'], confidence: Float[np.ndarray, ' bins'], accuracy: Float[np.ndarray, ' bins']
+) -> bytes:
+    """A PNG of accuracy against top probability, bin by bin, with the images of each bin below: statistics.calibration's numbers."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.8, 5.2), dpi=110, layout='constrained')
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    filled = counts > 0
+    edges, width = np.arange(len(counts)) / len(counts), 1 / len(counts)
+    upper.bar(edges[filled], accuracy[filled], width, align='edge', color='tab:blue', alpha=0.75, edgecolor='white', label='accuracy')
+    upper.plot(confidence[filled], confidence[filled], 's', color='tab:red', markersize=4, label='mean top probability')
+    upper.plot([0, 1], [0, 1], color='black', linewidth=0.8, linestyle=':')
+    upper.set_ylabel('share of images that are right')
+    upper.set_ylim(0, 1)
+    upper.legend(loc='upper left', fontsize=9)
+    lower.bar(edges, counts, width, align='edge', color='gray', edgecolor='white')
+    lower.set_ylabel('images')
+    lower.set_xlabel('top probability')
+    lower.set_xlim(0, 1)
+    return to_png(figure)
+
+
+def faces_png(images: UInt8[np.ndarray, 'n height width'], captions: Sequence[str], title: str, columns: int = 8) -> bytes:
+    """A PNG of faces in a grid, row by row, each with its caption."""
+    from matplotlib.figure import Figure
+
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(1.5 * columns, 1.95 * rows + 0.6), dpi=100, layout='constrained')
+    places = figure.subplots(rows, columns, squeeze=False).ravel()
+    for place in places:
+        place.set_axis_off()
+    for place, image, caption in zip(places, images, captions, strict=False):
+        place.imshow(image, cmap='gray', vmin=0, vmax=255)
+        place.set_title(caption, fontsize=9, parse_math=False)
+    figure.suptitle(title, parse_math=False)
+    return to_png(figure)
+
+
+def attention_png(
+    images: UInt8[np.ndarray, 'classes shown side side'],
+    maps: Float[np.ndarray, 'classes shown height width'],
+    captions: Sequence[Sequence[str]],
+    means: Float[np.ndarray, 'classes height width'],
+    class_names: Sequence[str],
+) -> bytes:
+    """A PNG with a row of faces for each class, the attention map over each, and the class's mean map at the end.
+
+    All maps share one scale of colours, so that a map without contrast looks like one.
+    """
+    from matplotlib.figure import Figure
+
+    classes, shown, side = images.shape[:3]
+    figure = Figure(figsize=(1.45 * (shown + 1) + 1.4, 1.72 * classes + 0.5), dpi=100, layout='constrained')
+    places = figure.subplots(classes, shown + 1, squeeze=False)
+    low, high = float(min(maps.min(), means.min())), float(max(maps.max(), means.max()))
+    scale = {'vmin': low, 'vmax': high if high > low else low + 1e-6, 'cmap': 'inferno', 'extent': (0, side, side, 0)}
+    for row, name in enumerate(class_names):
+        for column in range(shown):
+            places[row, column].imshow(images[row, column], cmap='gray', vmin=0, vmax=255, extent=(0, side, side, 0))
+            picture = places[row, column].imshow(maps[row, column], alpha=0.45, **scale)
+            places[row, column].set_title(captions[row][column], fontsize=8, parse_math=False)
+        places[row, shown].imshow(means[row], **scale)
+        places[row, shown].set_title('mean map' if row == 0 else '', fontsize=8)
+        places[row, 0].set_ylabel(shortened(name), fontsize=10, parse_math=False)
+    for place in places.ravel():
+        place.set_xticks([])
+        place.set_yticks([])
+    bar = figure.colorbar(picture, ax=places, shrink=min(1.0, 3 / classes), pad=0.01)
+    bar.solids.set_alpha(1)
+    bar.set_label('weight of the place')
+    return to_png(figure)
+
+
+def gates_png(gates: Float[np.ndarray, 'classes channels'], class_names: Sequence[str]) -> bytes:
+    """A PNG of each class's mean channel weights, less their mean over the classes; channels stand by the class that raises them most."""
+    from matplotlib.figure import Figure
+
+    apart = gates - gates.mean(0)
+    order = np.lexsort((-apart.max(0), apart.argmax(0)))
+    limit = max(float(np.abs(apart).max()), 1e-6)
+    figure = Figure(figsize=(10, 1.5 + 0.34 * len(gates)), dpi=100, layout='constrained')
+    axes = figure.add_subplot()
+    picture = axes.imshow(apart[:, order], cmap='RdBu_r', vmin=-limit, vmax=limit, aspect='auto', interpolation='nearest')
+    axes.set_yticks(range(len(gates)), [shortened(name) for name in class_names], parse_math=False)
+    axes.set_xlabel(f'{gates.shape[1]} channels, mean weight {gates.mean():.2f}, sorted by the class that raises them most')
+    figure.colorbar(picture, ax=axes).set_label('weight less its mean')
     return to_png(figure)
 
 

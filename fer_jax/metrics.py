@@ -1,6 +1,5 @@
 """What an evaluation adds up over batches, and the figures that come out of it."""
 
-import math
 import operator
 from typing import Any
 
@@ -12,8 +11,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-CALIBRATION_BINS = 15
-Z_95 = 1.959963984540054  # two-sided 95 % point of the standard normal
+from fer_jax.statistics import CALIBRATION_BINS, summarise_confusion
 
 
 @flax.struct.dataclass
@@ -70,47 +68,17 @@ class EvaluationState(clu.metrics.Metric):
 
 
 def summarise(state: EvaluationState, class_names: tuple[str, ...]) -> dict[str, Any]:
-    """Every reported figure, as plain floats, ints and lists; shares lie in 0..1, `nll` is the mean in nats.
+    """Every reported figure: those of statistics.summarise_confusion, `nll`, the mean in nats, and `calibration_error`.
 
-    What is undefined is as in scikit-learn: precision of a class never predicted, recall of a class without images, and
-    F1 with either are 0; balanced accuracy is the mean recall of the classes that have images; macro F1 is the mean
-    over the classes that have images or predictions. `calibration_error` is the expected calibration error over 15
-    bins of equal width (Guo et al., 2017), `accuracy_interval` Wilson's at 95 %.
+    That is the expected calibration error over 15 bins of equal width (Guo et al., 2017).
 
     Raises:
       ValueError: the state holds no image, or its classes are not as many as the names.
     """
-    confusion = np.asarray(state.confusion, np.int64)
-    count, correct = int(state.count), int(np.trace(confusion))
-    if count == 0:
-        raise ValueError('no images to summarise')
-    hits, support, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
-    precision, recall = hits / np.maximum(predicted, 1), hits / np.maximum(support, 1)
-    f1 = 2 * hits / np.maximum(support + predicted, 1)
+    figures = summarise_confusion(np.asarray(state.confusion, np.int64), class_names)
     gaps = np.abs(np.asarray(state.bin_correct, np.float64) - np.asarray(state.bin_confidence, np.float64))
-    return {
-        'count': count,
-        'correct': correct,
-        'accuracy': correct / count,
-        'accuracy_interval': list(wilson_interval(correct, count)),
-        'balanced_accuracy': float(recall[support > 0].mean()),
-        'macro_f1': float(f1[support + predicted > 0].mean()),
-        'nll': float(state.nll) / count,
-        'calibration_error': float(gaps.sum()) / count,
-        'per_class': {
-            name: {'precision': float(p), 'recall': float(r), 'f1': float(f), 'support': int(n)}
-            for name, p, r, f, n in zip(class_names, precision, recall, f1, support, strict=True)
-        },
-        'confusion_matrix': confusion.tolist(),
-    }
-
-
-def wilson_interval(correct: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share (Wilson, 1927): unlike p ± 1.96 σ it stays in 0..1 and holds for small counts."""
-    share, z2 = correct / count, Z_95**2
-    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = Z_95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    count = figures['count']
+    return figures | {'nll': float(state.nll) / count, 'calibration_error': float(gaps.sum()) / count}
 
 
 def table(summary: dict[str, Any], title: str) -> str:

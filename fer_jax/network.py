@@ -17,6 +17,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from fer_jax.convolution import convolve, convolve_depthwise
+from fer_jax.errors import InputError
 from fer_jax.normalisation import BatchNorm, identity
 
 TRUNCATED_STD = 0.87962566  # of a unit normal cut off at ±2
@@ -202,7 +203,8 @@ class CSPBlock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Images) -> Float[Array, 'batch out_height out_width features']:
+    def __call__(self, x: Images, keep: Float[Array, ''] | None = None) -> Float[Array, 'batch out_height out_width features']:
+        """Args: keep: what the block's own part, without the shortcut, is multiplied by."""
         half = x.shape[-1] // 2
         dense, depthwise = jnp.split(x, 2, axis=-1)
         dense = self.unit(dense, 'dense', [('conv1', 3, False), ('conv2', 3, False)])
@@ -219,6 +221,7 @@ class CSPBlock(nn.Module):
             y = ChannelAttention(dtype=self.dtype, name='fusion')(y)
         else:
             y = Convolution(self.features, 1, kernel_init=scaled(KERNEL_INIT, self.fusion_scale), dtype=self.dtype, name='fusion')(y)
+        y = y if keep is None else y * keep.astype(y.dtype)
         return y + widen(x, self.features, self.stride) if self.shortcut else y
 
     def unit(self, x: Images, name: str, layers: list[tuple[str, int, bool]], inner_activation: bool = True) -> Images:
@@ -250,6 +253,7 @@ class FERNet(nn.Module):
     zero_last_gamma: bool = False
     shortcut: bool = False
     fusion_scale: float = 1.0
+    stochastic_depth: float = 0.0
     activation: str = 'relu'
     stem: int = 8
     blocks: tuple[int, ...] = (24, 32, 72, 216, 360, 512)
@@ -283,12 +287,17 @@ class FERNet(nn.Module):
                 activation,
                 self.dtype,
                 name=f'block{number}',
-            )(x)
+            )(x, self.survival(number) if train and self.stochastic_depth else None)
             x = self.embedded_attention(x, f'block{number}')
         if self.attention in ('channel', 'both'):
             x = ChannelAttention(dtype=self.dtype, name='channel_attention')(x)
         x = Convolution(self.classes, bias=True, kernel_init=HEAD_INIT, dtype=self.dtype, name='head')(x)
         return x.astype(jnp.float32).mean((1, 2))
+
+    def survival(self, number: int) -> Float[Array, '']:
+        """0, or 1 over the probability that block `number` (from 1) is not left out of this step (Huang et al., 2016)."""
+        probability = 1 - self.stochastic_depth * number / len(self.blocks)
+        return jax.random.bernoulli(self.make_rng('depth'), probability) / probability
 
     def embedded_attention(self, x: Images, name: str) -> Images:
         """The named alternatives stand after every block, where their own papers put them."""
@@ -304,9 +313,15 @@ class FERNet(nn.Module):
 
 
 def make_network(config: ConfigDict, classes: int, statistics_axis: str | None = None) -> FERNet:
-    """The network of a checked `config.network`; `statistics_axis` names the mesh axis that global batch norm sums over."""
+    """The network of a checked `config.network`; `statistics_axis` names the mesh axis that global batch norm sums over.
+
+    Raises:
+      InputError: the configuration names another network, which `baselines.make_any` makes.
+    """
+    if config.name != 'fernet':
+        raise InputError(f"network.name={config.name}: this is for the paper's network only, network.name=fernet")
     fields = ('attention', 'shuffle_groups', 'fusion', 'preactivation', 'residual', 'zero_last_gamma', 'shortcut', 'activation')
-    fields += ('fusion_scale', 'stem', 'batch_norm_momentum')
+    fields += ('fusion_scale', 'stochastic_depth', 'stem', 'batch_norm_momentum')
     return FERNet(
         classes=classes,
         blocks=tuple(config.blocks),

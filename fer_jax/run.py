@@ -6,7 +6,9 @@ import json
 import pathlib
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.sharding import Mesh
@@ -14,18 +16,17 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from fer_jax import parallel
+from fer_jax.baselines import make_any
 from fer_jax.config import differences, from_record, values
 from fer_jax.data.load import load
 from fer_jax.data.schema import Dataset
 from fer_jax.errors import InputError
+from fer_jax.fields import MOVABLE
 from fer_jax.files import read_json, write_json
-from fer_jax.network import FERNet, make_network
 from fer_jax.optimizer import make_optimizer, make_schedule
 from fer_jax.state import TrainState, create_state
+from fer_jax.weights import difference_text, flat, head_paths, nested, read_weights, transfer
 from fer_jax.writers import environment
-
-# What may differ between two starts of one run: where things lie and what is kept, not what is computed.
-MOVABLE = ('data.path', 'data.prepared', 'data.votes', 'parallel.cpu_devices', 'train.keep_checkpoints', 'train.tensorboard')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Run:
     config: ConfigDict
     dataset: Dataset
     mesh: Mesh
-    network: FERNet
+    network: nn.Module
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     steps: int  # of the whole run
@@ -45,6 +46,29 @@ class Run:
         """The state before the first step, whole on every device of the mesh."""
         # Two hundred small draws that run once: compiling them well takes longer than anything they do.
         return jax.jit(self._create, out_shardings=parallel.whole(self.mesh), compiler_options={'xla_backend_optimization_level': 0})()
+
+    def first_state(self) -> tuple[TrainState, dict[str, Any] | None]:
+        """The initial state, with the variables of config.init_from in it where that is set, and what was loaded of them.
+
+        Raises:
+          InputError: init_from is nothing that can be read, or fits nowhere.
+        """
+        state = self.initial_state()
+        if self.config.init_from is None:
+            return state, None
+        classes = self.dataset.class_names
+        drawn = flat(jax.device_get(state.variables))
+        head = head_paths(self.config.network, len(classes))
+        loaded, report = transfer(drawn, read_weights(self.config.init_from), classes, head)
+        print(difference_text(report))
+
+        def place(variables: dict[str, Any]) -> TrainState:
+            # Two copies, for the step gives the memory of both away.
+            variables, average = (jax.tree.map(jnp.copy, variables) for _ in range(2))
+            moments = self.optimizer.init(variables['params'])
+            return state.replace(variables=variables, optimizer=moments, average=average if state.average else {})
+
+        return jax.jit(place, out_shardings=parallel.whole(self.mesh))(nested(loaded)), report
 
     def abstract_state(self) -> TrainState:
         """Shapes and types of the state; nothing is computed."""
@@ -78,7 +102,7 @@ def build(config: ConfigDict) -> Run:
     dataset = load(config.data)
     mesh = parallel.make_mesh(config.batch_size)
     axis = parallel.DATA if config.network.batch_norm == 'global' else None
-    network = make_network(config.network, len(dataset.class_names), axis)
+    network = make_any(config.network, len(dataset.class_names), axis)
     steps_per_epoch = len(dataset.splits['train']) // config.batch_size
     if steps_per_epoch == 0:
         raise InputError(f'batch_size {config.batch_size} is more than the {len(dataset.splits["train"])} training images')

@@ -4,26 +4,36 @@ import contextlib
 import pathlib
 from typing import Any
 
+from fer_jax import parallel
 from fer_jax.checkpoint import Checkpoints
-from fer_jax.config import set_field
+from fer_jax.config import check_config, from_record, load_config, set_field
 from fer_jax.data.schema import SPLITS, Dataset
 from fer_jax.errors import InputError, unknown
 from fer_jax.evaluate import make_evaluator, write_evaluation
+from fer_jax.fields import MOVABLE
 from fer_jax.metrics import table
-from fer_jax.run import MOVABLE, Run, build, check_content, stored_config
+from fer_jax.pictures import write_pictures
+from fer_jax.run import Run, build, check_content, stored_config
 from fer_jax.state import TrainState, evaluated_variables
+from fer_jax.weights import find_weights, load_weights, nested
 from fer_jax.writers import environment
 
 
-def score(run: Run, state: TrainState, split: str, views: str, folder: pathlib.Path) -> dict[str, Any]:
+def score(
+    run: Run, state: TrainState, split: str, views: str, folder: pathlib.Path, origin: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Evaluates `state` on a canonical split, writes the files into `folder` and prints the table.
+
+    Args:
+      origin: what result.json is to say of variables that are not of `run`, in place of what it would: protocol, step, seed, …
 
     Returns:
       The summary of metrics.summarise.
     """
     dataset, faces = run.dataset, run.dataset.splits[split]
     evaluator = make_evaluator(run.logits, run.mesh, views, dataset.class_names, run.config.evaluation.batch_size)
-    evaluation = evaluator(evaluated_variables(state), faces)
+    variables = evaluated_variables(state)
+    evaluation = evaluator(variables, faces)
     step, title = int(state.step), dataset.split_titles[split]
     record = {
         'protocol': {
@@ -43,10 +53,15 @@ def score(run: Run, state: TrainState, split: str, views: str, folder: pathlib.P
         'content_sha256': dataset.manifest['content_sha256'],
         'environment': environment(),
     }
-    heading = f'{dataset.name} {title}, {"one centre crop" if views == "centre" else "ten crops"}, step {step}'
+    if origin:
+        here = {key: record['protocol'][key] for key in ('data', 'split', 'views')}
+        record |= origin | {'protocol': origin['protocol'] | here}
+    heading = f'{dataset.name} {title}, {"one centre crop" if views == "centre" else "ten crops"}, step {record["step"]}'
+    # Before result.json, whose presence says that all are there.
+    pictures = write_pictures(folder, run.network, variables, evaluation, faces, dataset.class_names, views)
     write_evaluation(folder, evaluation, faces, record, heading)
     print(table(evaluation.summary, heading))
-    print(f'→ {folder}/ (result.json, predictions.csv, confusion_matrix.png)\n')
+    print(f'→ {folder}/ ({", ".join(["result.json", "predictions.csv", "confusion_matrix.png", *pictures])})\n')
     return evaluation.summary
 
 
@@ -75,6 +90,50 @@ def evaluate_run(workdir: pathlib.Path, checkpoint: str, split: str, views: str,
     check_content(run.dataset, record)
     name = f'{kind if checkpoint == kind else f"step{step}"}-{run.dataset.split_titles[canonical]}-{views}'
     return score(run, state, canonical, views, workdir / 'evaluations' / name)
+
+
+def evaluate_weights(
+    source: str, reference: str | None, split: str, views: str, overrides: dict[str, str], out: pathlib.Path | None = None
+) -> dict[str, Any]:
+    """`python -m fer_jax evaluate` without a run: scores weights, known by name or by file, on a split of a data set.
+
+    Args:
+      source: as of weights.find_weights.
+      reference: the configuration whose data are scored, `FILE[:NAME=VALUE,…]`; None takes the one in the weights.
+        The network is always that of the weights.
+      split, views: as of `evaluate_run`.
+      overrides: fields of the configuration → text.
+      out: folder of the files; default runs/evaluations/<name>-<split>-<views>.
+
+    Raises:
+      InputError: weights, data or a split that are not there, or data of other classes than the weights'.
+    """
+    path = find_weights(source)
+    if path.is_dir():
+        raise InputError(f'{source} is a run: evaluate it with --workdir {source}')
+    weights = load_weights(path)
+    config = load_config(reference, overrides) if reference else weights.config
+    for field, text in {} if reference else overrides.items():
+        set_field(config, field, text)
+    for field, value in from_record(weights.metadata['config'], source).network.items():
+        config.network[field] = value
+    check_config(config)
+    run = build(config)
+    if run.dataset.class_names != weights.class_names:
+        raise InputError(
+            f'{weights.name} tells {", ".join(weights.class_names)} apart; {run.dataset.name} has {", ".join(run.dataset.class_names)}'
+        )
+    canonical = canonical_split(run.dataset, split)
+    told = weights.metadata
+    state = TrainState(told['step'], told['seed'], parallel.replicate(run.mesh, nested(weights.variables)), {}, {})
+    origin = {
+        'protocol': told['protocol'],
+        'step': told['step'],
+        'seed': told['seed'],
+        'weights': {'name': weights.name, 'sha256': weights.sha256, 'trained_on_content_sha256': told['content_sha256']},
+    }
+    folder = out or pathlib.Path('runs') / 'evaluations' / f'{weights.name}-{run.dataset.split_titles[canonical]}-{views}'
+    return score(run, state, canonical, views, folder, origin)
 
 
 def canonical_split(dataset: Dataset, name: str) -> str:

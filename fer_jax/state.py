@@ -3,6 +3,7 @@
 from typing import Any
 
 import flax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -10,7 +11,6 @@ from jax import Array
 
 from fer_jax import rng
 from fer_jax.augment import CROP_SIDE
-from fer_jax.network import FERNet
 
 
 @flax.struct.dataclass
@@ -24,7 +24,7 @@ class TrainState:
     average: dict[str, Any]  # exponential moving average of `variables`; empty when off
 
 
-def create_state(network: FERNet, optimizer: optax.GradientTransformation, seed: int | Array, ema: bool) -> TrainState:
+def create_state(network: nn.Module, optimizer: optax.GradientTransformation, seed: int | Array, ema: bool) -> TrainState:
     """The state before the first step, a pure function of `seed`."""
     seed = jnp.asarray(seed, jnp.uint32)
     images = jnp.zeros((1, CROP_SIDE, CROP_SIDE, 1))

@@ -1,8 +1,10 @@
 """The training step: order, gather, augmentation, forward, backward, update, average; one sharded, jitted function."""
 
+import functools
 import operator
 from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -14,9 +16,8 @@ from jaxtyping import Float, Int, PyTree
 from ml_collections import ConfigDict
 
 from fer_jax import rng
-from fer_jax.augment import augment_batch, normalise
+from fer_jax.augment import CROP_SIDE, augment_batch, normalise
 from fer_jax.losses import cross_entropy
-from fer_jax.network import FERNet
 from fer_jax.parallel import DATA, REPLICA
 from fer_jax.state import TrainState
 
@@ -41,7 +42,7 @@ def make_batch(
 ) -> tuple[Float[Array, 'share crop crop 1'], Float[Array, 'share classes'], Float[Array, ' share']]:
     """Images, targets and weights at `positions` of the global batch of `step`.
 
-    Mixup mixes position i with i + 1 of the same batch, which may lie on another device; as every device holds the
+    Mixup and CutMix mix position i with i + 1 of the same batch, which may lie on another device; as every device holds the
     data set, it makes that neighbour's view itself instead of asking for it.
     """
     rows = batch_rows(seed, step, len(data['images']), batch_size)
@@ -52,18 +53,33 @@ def make_batch(
         return augment_batch(data['images'][chosen], key, places, options), data['targets'][chosen], data['weights'][chosen]
 
     images, targets, weights = views(positions)
-    if options.mixup:
+    if options.mixup or options.cutmix:
         other_images, other_targets, other_weights = views((positions + 1) % batch_size)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(rng.key(seed, 'mixup', step), positions)
-        part = jax.vmap(lambda key: jax.random.beta(key, options.mixup, options.mixup))(keys)[:, None]
-        images = part[..., None] * images + (1 - part[..., None]) * other_images
+        masks = jax.vmap(functools.partial(mixing_mask, options=options))(keys)
+        images = masks * images + (1 - masks) * other_images
+        part = masks.mean((1, 2))[:, None]
         # Each image's loss keeps its own weight, so the weights go into the mixed targets.
         targets = part * weights[:, None] * targets + (1 - part) * other_weights[:, None] * other_targets
         weights = jnp.ones_like(weights)
     return normalise(images), targets, weights
 
 
-def make_train_chunk(config: ConfigDict, network: FERNet, optimizer: optax.GradientTransformation, mesh: Mesh, steps: int) -> TrainChunk:
+def mixing_mask(key: Array, options: ConfigDict) -> Float[Array, 'rows columns']:
+    """Which share of each pixel an image keeps: all the same by mixup (Zhang et al., 2018), [1, 1]; by CutMix (Yun et al., 2019)
+    none inside a rectangle of the other's share of the area, which the image's edge may cut, and all outside.
+    """
+    strength, where = jax.random.split(key)
+    alpha = options.mixup or options.cutmix
+    share = jax.random.beta(strength, alpha, alpha)
+    if options.mixup:
+        return share[None, None]
+    centre = jax.random.uniform(where, (2,), maxval=CROP_SIDE)
+    far = jnp.abs(jnp.arange(CROP_SIDE) + 0.5 - centre[:, None]) >= CROP_SIDE * jnp.sqrt(1 - share) / 2
+    return (far[0][:, None] | far[1][None]).astype(jnp.float32)
+
+
+def make_train_chunk(config: ConfigDict, network: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh, steps: int) -> TrainChunk:
     """A compiled function of (state, data) that takes `steps` steps and returns the state and each step's metrics.
 
     The state passed in is donated. `network.statistics_axis` decides whether batch norm sees the global batch.
@@ -72,7 +88,7 @@ def make_train_chunk(config: ConfigDict, network: FERNet, optimizer: optax.Gradi
 
 
 def make_replica_chunk(
-    config: ConfigDict, network: FERNet, optimizer: optax.GradientTransformation, mesh: Mesh, steps: int, vectorised: bool | None = None
+    config: ConfigDict, network: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh, steps: int, vectorised: bool | None = None
 ) -> TrainChunk:
     """`make_train_chunk` for several runs at once that differ in their seed only, on `parallel.make_replica_mesh`.
 
@@ -91,7 +107,7 @@ def make_replica_chunk(
     return compile_sharded(jax.vmap(chunk, in_axes=(0, None)) if vectorised else in_turn, mesh, P(REPLICA))
 
 
-def train_chunk(config: ConfigDict, network: FERNet, optimizer: optax.GradientTransformation, devices: int, steps: int) -> TrainChunk:
+def train_chunk(config: ConfigDict, network: nn.Module, optimizer: optax.GradientTransformation, devices: int, steps: int) -> TrainChunk:
     """What one of `devices` devices does in `steps` steps of a run whose batches they share."""
     share = config.batch_size // devices
     if devices == 1:  # XLA on CPU leaves sums over a single device standing
@@ -103,13 +119,20 @@ def train_chunk(config: ConfigDict, network: FERNet, optimizer: optax.GradientTr
 
         def loss(params: dict) -> tuple[Array, tuple[Array, dict]]:
             variables = state.variables | {'params': params}
-            logits, updated = network.apply(variables, images, train=True, mutable=['batch_stats'])
+            streams = {'depth': rng.key(state.seed, 'depth', state.step)}
+            logits, updated = network.apply(variables, images, train=True, mutable=['batch_stats'], rngs=streams)
             return (weights * cross_entropy(logits, targets)).sum() / config.batch_size, (logits, updated['batch_stats'])
 
-        (value, (logits, batch_stats)), gradients = jax.value_and_grad(loss, has_aux=True)(state.variables['params'])
-        correct = (logits.argmax(-1) == targets.argmax(-1)).mean(dtype=jnp.float32) / devices
-        batch_stats = jax.tree.map(lambda x: x / devices, batch_stats)
-        value, correct, gradients, batch_stats = sum_over_devices((value, correct, gradients, batch_stats), devices)
+        def differentiate(params: dict) -> tuple[Array, Array, dict, dict]:
+            """Loss, accuracy, gradients and batch statistics, of the whole batch."""
+            (value, (logits, batch_stats)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+            correct = (logits.argmax(-1) == targets.argmax(-1)).mean(dtype=jnp.float32) / devices
+            batch_stats = jax.tree.map(lambda x: x / devices, batch_stats)
+            return sum_over_devices((value, correct, gradients, batch_stats), devices)
+
+        value, correct, gradients, batch_stats = differentiate(state.variables['params'])
+        if config.optimizer.sam:
+            gradients = differentiate(uphill(state.variables['params'], gradients, config.optimizer.sam))[2]
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.variables['params'])
         variables = {'params': optax.apply_updates(state.variables['params'], updates), 'batch_stats': batch_stats}
         metrics = {'loss': value, 'accuracy': correct, 'gradient_norm': optax.tree.norm(gradients)}
@@ -139,6 +162,12 @@ def compile_sharded(chunk: TrainChunk, mesh: Mesh, spec: P) -> TrainChunk:
 
 def on_cpu(mesh: Mesh) -> bool:
     return mesh.devices.flat[0].platform == 'cpu'
+
+
+def uphill(params: dict, gradients: dict, distance: float) -> dict:
+    """The parameters `distance` further along the gradient: where sharpness-aware minimisation (Foret et al., 2021) takes its own."""
+    factor = distance / (optax.tree.norm(gradients) + 1e-12)
+    return jax.tree.map(lambda value, gradient: value + factor * gradient, params, gradients)
 
 
 def sum_over_devices(tree: PyTree[Float[Array, '...']], devices: int) -> PyTree[Float[Array, '...']]:

@@ -1,16 +1,18 @@
-"""The paper's Table 1 for a configured network: rows, parameters, multiply-adds and the size of its activations."""
+"""The paper's Table 1 for a configured network: rows, parameters, multiply-adds and activations' size; for baselines a plain one."""
 
 import dataclasses
 import math
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from fer_jax.augment import CROP_SIDE
-from fer_jax.network import FERNet, make_network
+from fer_jax.baselines import Baseline, make_any
+from fer_jax.network import FERNet
 
 OPERATORS = {
     'stem': 'convolution k3 s1 p1',
@@ -53,7 +55,7 @@ def block_names(network: FERNet) -> list[str]:
     return [f'block{number}' for number in range(1, len(network.blocks) + 1)]
 
 
-def module_outputs(network: FERNet, variables: Any, images: jax.ShapeDtypeStruct) -> dict[str, Any]:
+def module_outputs(network: nn.Module, variables: Any, images: jax.ShapeDtypeStruct) -> dict[str, Any]:
     """Module name → … → `__call__` → the shapes of its outputs, one a call, in the order of the forward pass."""
 
     order: list[str] = []  # the transformation sorts what it returns
@@ -107,9 +109,29 @@ def activation_bytes(network: FERNet) -> int:
     return 2 * 4 * (layers(module_outputs(network, variables, images)) + relus(forward.jaxpr))
 
 
+def layer_table(network: Baseline) -> str:
+    """A line a convolution, each with the batch norm behind it: output size, parameters and FLOPs (2 a multiply-add)."""
+    images = jax.ShapeDtypeStruct((1, CROP_SIDE, CROP_SIDE, 1), jnp.float32)
+    variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, train=False), images)
+    parameters, outputs = variables['params'], module_outputs(network, variables, images)
+    lines, total, total_work = [f'{"layer":<28}  {"output (C,H,W)":<14}  {"parameters":>10}  {"MFLOPs":>9}'], 0, 0
+    for name in (name for name in outputs if name in parameters and not name.endswith('_bn')):
+        norm = f'{name}_bn' if f'{name}_bn' in parameters else name
+        output = outputs[norm]['__call__'][0]  # behind the norm, for a part of what the convolution puts out may be cut off
+        count = sum(math.prod(leaf.shape) for part in {name, norm} for leaf in jax.tree.leaves(parameters[part]))
+        work = multiply_adds(parameters[name], {'__call__': [output]})
+        total, total_work = total + count, total_work + work
+        _, height, width, channels = output.shape
+        lines.append(f'{name:<28}  {f"{channels},{height},{width}":<14}  {count:>10,}  {2 * work / 1e6:>9.3f}')
+    lines.append(f'{"total":<28}  {"":<14}  {total:>10,}  {2 * total_work / 1e6:>9.3f}')
+    return '\n'.join([*lines, '', f'Parameters size (MB): {4 * total / 2**20:.2f}'])
+
+
 def summary(config: ConfigDict, classes: int = 7) -> str:
-    """Table 1 as the paper prints it, with FLOPs (2 a multiply-add) and the forward/backward pass size."""
-    network = make_network(config.network, classes)
+    """Table 1 as the paper prints it, with FLOPs (2 a multiply-add) and the forward/backward pass size; of a baseline its layers."""
+    network = make_any(config.network, classes)
+    if isinstance(network, Baseline):
+        return layer_table(network)
     rows = table_rows(network)
     lines = [f'{"input (C,H,W)":<14}  {"operator":<22}  {"parameters":>10}  {"MFLOPs":>8}']
     for row in rows:
@@ -125,7 +147,7 @@ def summary(config: ConfigDict, classes: int = 7) -> str:
 
 def parameter_table(config: ConfigDict, classes: int = 7) -> str:
     """Every parameter's name, shape and size."""
-    network = make_network(config.network, classes)
+    network = make_any(config.network, classes)
     images = jnp.zeros((1, CROP_SIDE, CROP_SIDE, 1))
     parameters = jax.eval_shape(lambda: network.init(jax.random.key(0), images, train=False))['params']
     return parameter_overview.get_parameter_overview(parameters, include_stats=False)

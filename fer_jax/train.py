@@ -14,11 +14,13 @@ from ml_collections import ConfigDict
 
 from fer_jax import parallel
 from fer_jax.checkpoint import Checkpoints
+from fer_jax.data.teacher import read_teacher
 from fer_jax.errors import Diverged, Interrupted
 from fer_jax.evaluate import make_evaluator
 from fer_jax.figures import curves_png
 from fer_jax.files import write_atomic, write_json
 from fer_jax.losses import class_weights, smooth
+from fer_jax.neighbour import MOST_TRAIN_IMAGES, one_nearest_neighbour
 from fer_jax.run import Run, build, check_content, check_workdir, claim_workdir, default_workdir
 from fer_jax.score import score
 from fer_jax.state import TrainState, evaluated_variables
@@ -56,6 +58,9 @@ def training_data(run: Run) -> Data:
     """The training split as the step takes it, whole on every device."""
     faces, classes = run.dataset.splits['train'], len(run.dataset.class_names)
     targets = np.eye(classes, dtype=np.float32)[faces.labels] if faces.votes is None else faces.votes
+    if run.config.data.teacher is not None:
+        share = np.float32(run.config.data.teacher_share)
+        targets = (1 - share) * targets + share * read_teacher(run.config.data.teacher, faces, run.dataset.class_names)
     weights = np.ones(len(faces), np.float32)
     if run.config.data.class_weights:
         weights = class_weights(faces.labels, classes)[faces.labels]
@@ -114,16 +119,16 @@ class Loop:
           InputError: the data are not those that the run began with.
         """
         run, steps = self.run, self.checkpoints.steps('latest')
-        record = {'starts': 0, 'seconds': 0.0, 'best': None, 'pending': {}}
+        record = {'starts': 0, 'seconds': 0.0, 'best': None, 'pending': {}, 'init_from': None}
         if steps:
             state, saved = self.checkpoints.restore('latest', steps[-1], run.abstract_state(), run.mesh)
             check_content(run.dataset, saved)
-            record = {key: saved[key] for key in record}
+            record |= {key: saved[key] for key in record if key in saved}
             if record['best'] and record['best']['step'] not in self.checkpoints.steps('best'):
                 # Killed between the two saves of one step: that step's latest checkpoint is the best one.
                 self.checkpoints.save('best', state, saved)
         else:
-            state = run.initial_state()
+            state, record['init_from'] = run.first_state()
         return state, record | {'starts': record['starts'] + 1} | run.record()
 
     def run_to_end(self) -> None:
@@ -240,11 +245,14 @@ def finish(run: Run, workdir: pathlib.Path, checkpoints: Checkpoints, record: di
         'best_step': step,
         'training_seconds': record['seconds'],
         'starts': record['starts'],
+        'init_from': record['init_from'],
     }
     scorings = [('validation', 'centre'), *([('test', 'centre'), ('test', 'ten')] if run.config.evaluation.test else [])]
     for split, views in scorings:
         folder = workdir / 'evaluations' / f'best-{run.dataset.split_titles[split]}-{views}'
         result[f'{split}_{views}'] = score(run, state, split, views, folder)
+    if run.config.evaluation.test and len(run.dataset.splits['train']) < MOST_TRAIN_IMAGES:
+        result['one_nearest_neighbour'] = one_nearest_neighbour(run.dataset.splits['train'], run.dataset.splits['test'])
     lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
     write_atomic(workdir / 'curves.png', curves_png(lines, run.config.name))
     write_json(workdir / 'result.json', result | run.record())

@@ -1,6 +1,7 @@
 """The configuration: every field commented and bounded, every kind of override, and the files in configs/."""
 
 import ast
+import functools
 import io
 import json
 import pathlib
@@ -13,10 +14,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from fer_jax import fields as module
+from fer_jax.baselines import make_any
 from fer_jax.config import check_config, differences, from_record, load_config, load_variants, set_field, values
 from fer_jax.errors import InputError
 from fer_jax.fields import ARGUMENTS, BOUNDS, CHOICES, default_config
-from fer_jax.network import ACTIVATIONS, make_network
+from fer_jax.network import ACTIVATIONS
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
@@ -230,16 +232,16 @@ def test_wrong_records_are_one_line(record, message):
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.name)
 def test_every_config_file(path):
-    """It loads, checks, builds a network that fits together, and says what a reader needs to run it."""
-    overrides = {'data.path': 'somewhere'}
-    config = load_config(str(path), overrides)
-    assert isinstance(config, ConfigDict) and config.is_locked
-    network = make_network(config.network, 7)
-    logits = jax.eval_shape(
-        lambda x: network.apply(network.init(jax.random.key(0), x, train=False), x, train=False),
-        jax.ShapeDtypeStruct((2, 40, 40, 1), jnp.float32),
-    )
-    assert logits.shape == (2, 7) and logits.dtype == jnp.float32
+    """It loads, checks, builds networks that fit together, and says what a reader needs to run it."""
+
+    def forward(network, images):
+        return network.apply(network.init(jax.random.key(0), images, train=False), images, train=False)
+
+    for config in load_variants(str(path), {'data.path': 'somewhere'}).values():
+        assert isinstance(config, ConfigDict) and config.is_locked
+        images = jax.ShapeDtypeStruct((2, 40, 40, 1), jnp.float32)
+        logits = jax.eval_shape(functools.partial(forward, make_any(config.network, 7)), images)
+        assert logits.shape == (2, 7) and logits.dtype == jnp.float32
     docstring = ast.get_docstring(ast.parse(path.read_text()))
     for heading, content in (('Command', r'\S'), ('Hardware', r'\S'), ('Time', r'.*\d'), ('Accuracy', r'.*\d')):
         assert re.search(rf'^{heading}:\s+{content}', docstring, re.MULTILINE), f'{path.name} does not say its {heading.lower()}'

@@ -15,21 +15,34 @@ ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = {
     0: ['errors'],
     1: ['files', 'rng', 'fields'],
-    2: ['config', 'parallel', 'convolution', 'normalisation', 'writers'],
-    3: ['data/schema', 'data/archive', 'augment', 'network', 'losses', 'metrics', 'optimizer', 'figures'],
-    4: ['data/images', 'data/table', 'data/manifest', 'data/splits', 'data/builders', 'data/toyfaces', 'state', 'summary', 'evaluate'],
-    5: ['data/fer2013', 'data/ckplus', 'data/image_folder', 'step', 'checkpoint'],
-    6: ['data/prepare'],
-    7: ['data/load'],
+    2: ['config', 'parallel', 'convolution', 'normalisation', 'writers', 'claims', 'statistics'],
+    3: ['data/schema', 'data/archive', 'augment', 'network', 'losses', 'metrics', 'optimizer', 'figures', 'pages', 'records'],
+    4: [
+        'data/images',
+        'data/table',
+        'data/manifest',
+        'data/splits',
+        'data/builders',
+        'data/toyfaces',
+        'data/teacher',
+        'state',
+        'baselines',
+        'evaluate',
+        'tables',
+    ],
+    5: ['data/fer2013', 'data/ckplus', 'data/image_folder', 'step', 'checkpoint', 'summary', 'neighbour', 'pictures', 'details'],
+    6: ['data/prepare', 'weights', 'sections'],
+    7: ['data/load', 'report'],
     8: ['run'],
-    9: ['score'],
+    9: ['score', 'plan'],
     10: ['train'],
-    11: ['__main__'],
+    11: ['sweep'],
+    12: ['__main__'],
 }
 FLOOR_OF = {f'{name}.py': floor for floor, names in FLOORS.items() for name in names}
 FILES = sorted(path.relative_to(ROOT / 'fer_jax').as_posix() for path in (ROOT / 'fer_jax').rglob('*.py'))
 # What starts without JAX, so that --help and a mistyped argument answer at once.
-LIGHT = ['errors', 'files', 'fields', 'config', '__main__']
+LIGHT = ['errors', 'files', 'fields', 'config', 'report', '__main__']
 # Where a package's import name is not the name that it is installed by.
 INSTALLED_AS = {'PIL': 'pillow', 'orbax': 'orbax-checkpoint'}
 

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fer_jax.metrics import EvaluationState, summarise, table, wilson_interval
+from fer_jax.metrics import EvaluationState, summarise, table
+from fer_jax.statistics import wilson_interval
 
 NAMES = ('angry', 'happy', 'sad')
 # True class in rows. Support 4, 4, 2; predicted 4, 3, 3; on the diagonal 7 of 10.

@@ -315,6 +315,31 @@ def test_the_shortcut_is_added_to_the_block():
     np.testing.assert_allclose(sums[1], sums[0] + widen(x, 12, 2), rtol=1e-5, atol=1e-5)
 
 
+def test_stochastic_depth_leaves_blocks_out():
+    """The one block of a network is there, doubled, or not there, each about half of the time; evaluation knows nothing of it."""
+    network = FERNet(7, attention='none', stem=4, blocks=(8,), strides=(2,), shortcut=True, stochastic_depth=0.5)
+    variables = drawn(network)
+    x = images(2, side=8)
+
+    @reference.jit
+    def logits(variables, key):
+        return network.apply(variables, x, train=True, mutable=['batch_stats'], rngs={'depth': key})[0]
+
+    found = np.stack([logits(variables, jax.random.key(seed)) for seed in range(40)])
+    kinds = np.unique(found.round(4), axis=0)
+    silenced = jax.tree.map(lambda leaf: leaf, variables)
+    silenced['params']['block1']['fusion']['kernel'] = 0 * silenced['params']['block1']['fusion']['kernel']
+    without = np.asarray(logits(silenced, jax.random.key(0)))
+    always = network.clone(stochastic_depth=0.0)
+    present = np.asarray(always.apply(variables, x, train=True, mutable=['batch_stats'])[0])
+    assert len(kinds) == 2
+    left_out = np.abs(found - without).max((1, 2)) < 1e-4
+    assert 10 <= left_out.sum() <= 30
+    # Behind the block there are only linear layers: twice its part is twice its effect.
+    np.testing.assert_allclose(found[~left_out], np.broadcast_to(2 * present - without, found[~left_out].shape), atol=1e-3)
+    assert np.array_equal(network.apply(variables, x, train=False), always.apply(variables, x, train=False))
+
+
 def test_a_silent_residual_path_is_the_identity():
     """With zero_last_gamma the paths of a new block add nothing: what goes into concat_bn is relu of the input."""
     block = CSPBlock(12, 1, functools.partial(BatchNorm, train=False), residual=True, zero_last_gamma=True)

@@ -21,7 +21,7 @@ from fer_jax.network import make_network
 from fer_jax.normalisation import identity
 from fer_jax.optimizer import make_optimizer
 from fer_jax.state import create_state, evaluated_variables
-from fer_jax.step import average, batch_rows, make_batch, make_replica_chunk, make_train_chunk
+from fer_jax.step import average, batch_rows, make_batch, make_replica_chunk, make_train_chunk, mixing_mask, uphill
 from tests import reference
 
 IMAGES, BATCH, CLASSES = 26, 8, 7
@@ -151,11 +151,11 @@ def test_a_batch_by_hand():
     np.testing.assert_array_equal(weights, host['weights'][rows])
 
 
-@pytest.mark.parametrize('mixup', [0.0, 0.8])
-def test_shares_make_up_the_batch(mixup):
-    """Also with mixup, whose neighbour at the end of a share lies on another device, and at the end of the batch at its start."""
-    whole = batch_of(range(BATCH), augment__mixup=mixup)
-    shares = [batch_of(range(i, i + 4), augment__mixup=mixup) for i in (0, 4)]
+@pytest.mark.parametrize('mixing', [{}, {'augment__mixup': 0.8}, {'augment__cutmix': 0.8}], ids=str)
+def test_shares_make_up_the_batch(mixing):
+    """Also mixed, where the neighbour at the end of a share lies on another device, and at the end of the batch at its start."""
+    whole = batch_of(range(BATCH), **mixing)
+    shares = [batch_of(range(i, i + 4), **mixing) for i in (0, 4)]
     for index, part in enumerate(whole):
         np.testing.assert_allclose(np.concatenate([share[index] for share in shares]), part, rtol=1e-5, atol=1e-5)
 
@@ -177,11 +177,52 @@ def test_mixup_by_hand():
     assert all(-1e-4 <= share <= 1 + 1e-4 for share in shares) and np.ptp(shares) > 0.1
 
 
+def test_cutmix_by_hand():
+    """Each pixel is this image's or the next one's, the latter's form a rectangle, and the targets are mixed by its share of the area."""
+    images, targets, weights = batch_of(range(BATCH))
+    mixed, mixed_targets, _ = batch_of(range(BATCH), augment__cutmix=1.0)
+    targets = targets * weights[:, None]
+    after, after_targets = np.roll(images, -1, 0), np.roll(targets, -1, 0)
+    shares = []
+    for i in range(BATCH):
+        differ = np.abs(images[i, ..., 0] - after[i, ..., 0]) > 1e-3
+        other = (np.abs(mixed[i, ..., 0] - after[i, ..., 0]) < 1e-5) & differ
+        np.testing.assert_allclose(mixed[i], np.where(other[..., None], after[i], images[i]), atol=1e-3)
+        rows, columns = (np.flatnonzero(other.any(axis)) for axis in (1, 0))
+        box = np.zeros_like(other)
+        if len(rows):
+            box[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
+        np.testing.assert_array_equal(other, box & differ)
+        shares.append(1 - box.mean())
+        # Where the two images agree on an edge of the rectangle it cannot be seen: a row or two of 40.
+        np.testing.assert_allclose(mixed_targets[i], shares[-1] * targets[i] + (1 - shares[-1]) * after_targets[i], atol=0.06)
+    assert min(shares) < 0.7 and np.ptp(shares) > 0.2
+
+
+def test_cutmix_areas_follow_their_beta():
+    """With α = 1 and no edge in the way the kept share is uniform; the edge only adds to it: the mean is above 1/2, below 0.75."""
+    options = config_of(augment__cutmix=1.0).augment
+    masks = jax.vmap(lambda key: mixing_mask(key, options))(jax.random.split(jax.random.key(0), 2000))
+    kept = np.asarray(masks).mean((1, 2))
+    assert 0.5 < kept.mean() < 0.75 and kept.min() < 0.05 and kept.max() > 0.99
+    # In the middle of the image a pixel is taken most often: the chance falls towards the corner.
+    assert masks.mean(0)[20, 20] < masks.mean(0)[20, 0] < masks.mean(0)[0, 0]
+
+
 # --- The step
 
 
-def by_hand(state, batches):
-    """Losses, gradient norms and parameters of a few steps on one device: the plain network, NumPy for the update."""
+def test_uphill_by_hand():
+    """The gradient (3, 4) has norm 5: a distance of 0.5 is 0.1 of it."""
+    moved = uphill({'a': jnp.array([1.0]), 'b': jnp.array([2.0])}, {'a': jnp.array([3.0]), 'b': jnp.array([4.0])}, 0.5)
+    np.testing.assert_allclose([moved['a'][0], moved['b'][0]], [1.3, 2.4], rtol=1e-6)
+
+
+def by_hand(state, batches, sam=0.0):
+    """Losses, gradient norms and parameters of a few steps on one device: the plain network, NumPy for the update.
+
+    With `sam` the gradient of the update is that at the parameters so far uphill; loss and statistics are those before.
+    """
     config, _, _, _ = start()
     network = make_network(config.network, CLASSES)
     data = jax.tree.map(jnp.asarray, data_on_host())
@@ -205,6 +246,10 @@ def by_hand(state, batches):
         (loss, (statistics, right)), gradients = jax.device_get(gradient(variables, jnp.int32(step)))
         losses.append(loss)
         rights.append(right)
+        if sam:
+            norm = np.sqrt(sum((leaf.astype(np.float64) ** 2).sum() for leaf in jax.tree.leaves(gradients)))
+            above = jax.tree.map(lambda p, g, norm=norm: (p + sam * g / norm).astype(np.float32), variables['params'], gradients)
+            gradients = jax.device_get(gradient(variables | {'params': above}, jnp.int32(step)))[1]
         norms.append(np.sqrt(sum((leaf.astype(np.float64) ** 2).sum() for leaf in jax.tree.leaves(gradients))))
         gradients = jax.tree.map_with_path(lambda path, g, p: g + DECAY * p * (path[-1].key == 'kernel'), gradients, variables['params'])
         momentum = jax.tree.map(lambda m, g: 0.9 * m + g, momentum, gradients)
@@ -221,6 +266,25 @@ def test_three_steps_by_hand():
         np.testing.assert_allclose(found[name], metrics[name], rtol=1e-4, err_msg=name)
     assert_close(state.variables, variables)
     assert state.step == 3 and state.step.dtype == np.int32 and state.seed == 3 and state.average == {}
+
+
+@pytest.mark.parametrize('devices', [1, 4])
+def test_sharpness_aware_steps_by_hand(devices):
+    """On four devices too the way uphill is that of the whole batch's gradient."""
+    variables, metrics = by_hand(start()[3], 2, sam=0.5)
+    state, found = train(devices, 2, 1, optimizer__sam=0.5)
+    for name in ('loss', 'gradient_norm', 'accuracy'):
+        np.testing.assert_allclose(found[name], metrics[name], rtol=1e-4, err_msg=name)
+    assert_close(state.variables, variables)
+    assert abs(found['loss'][1] - train(1, 3, 1)[1]['loss'][1]) > 1e-4
+
+
+def test_a_block_is_left_out_on_all_devices_or_on_none():
+    """Its depth's draw belongs to the step, not to the device: else the losses of one and of four would differ."""
+    one, one_metrics = train(1, 3, 1, network__stochastic_depth=0.5)
+    _, metrics = train(4, 3, 1, network__stochastic_depth=0.5)
+    np.testing.assert_allclose(metrics['loss'], one_metrics['loss'], rtol=1e-4)
+    assert np.abs(one_metrics['loss'] - train(1, 3, 1)[1]['loss']).max() > 1e-3
 
 
 @pytest.mark.parametrize('devices', [2, 4])

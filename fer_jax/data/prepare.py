@@ -65,6 +65,9 @@ def _root(data: ConfigDict) -> pathlib.Path:
 def _request(data: ConfigDict) -> dict:
     """What determines the prepared content, besides the source's own bytes."""
     options = {'validation_fraction': data.validation_fraction, 'test_fraction': data.test_fraction, 'split_seed': data.split_seed}
+    # Only where they are set, so that what was prepared before they were there is found again.
+    options |= {} if data.by_subject else {'by_subject': False}
+    options |= {'folds': data.folds, 'fold': data.fold} if data.folds else {}
     if data.dataset == 'toyfaces':
         return {'dataset': 'toyfaces', 'path': None, 'images': data.toyfaces_images, **options}
     if data.dataset not in READERS:
@@ -145,7 +148,8 @@ def _read(data: ConfigDict, request: dict) -> Source:
         source = toyfaces.read(request['images'], request['split_seed'])
     else:
         source = READERS[data.dataset](request['path'], data.skip_bad)
-    source = draw_splits(source, data.validation_fraction, data.test_fraction, data.split_seed)
+    drawn = (data.validation_fraction, data.test_fraction, data.split_seed, data.by_subject, data.folds, data.fold)
+    source = draw_splits(source, *drawn)
     notes = list(source.warnings)
     if source.skipped:
         notes.append(f'{data.path}: {len(source.skipped):,} files are no images and left out, first {source.skipped[0]}')

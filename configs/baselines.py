@@ -1,0 +1,26 @@
+"""What does 1.9 M buy? The paper's network and five known ones on FER2013, by one recipe and one protocol: `fer2013.py`'s.
+
+Command:   python -m fer_jax sweep --config configs/baselines.py --config.data.path=fer2013.csv --seeds 0-2
+Hardware:  any
+Time:      6 networks × 3 seeds × 20 epochs, not measured to the end; ResNet-18 is about 4 times as slow as the first (results/speed)
+Accuracy:  none measured yet; of the first network see `fer2013.py`: 62.69 % by ten crops after 20 epochs
+"""
+
+import pathlib
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from fer_jax.config import load_module
+from fer_jax.fields import CHOICES
+
+FER2013 = load_module(str(pathlib.Path(__file__).with_name('fer2013.py')))
+
+
+def get_configs() -> Iterator[ConfigDict]:
+    """SA + Base(g=4) + CA, and every baseline under its own name."""
+    for network in CHOICES['network.name']:
+        config = FER2013.get_config()
+        config.network.name = network
+        config.name = 'sa-base-g4-ca' if network == 'fernet' else network
+        yield config

@@ -1,0 +1,130 @@
+"""Statistics of accuracies: what a confusion matrix says, intervals over images and over seeds, tests, and their correction.
+
+Free of JAX, so that a report starts at once and can be made where none is installed.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.special import stdtr, stdtrit
+
+CALIBRATION_BINS = 15
+Z_95 = 1.959963984540054  # two-sided 95 % point of the standard normal
+
+
+def summarise_confusion(confusion: Int[np.ndarray, 'classes classes'], class_names: Sequence[str]) -> dict[str, Any]:
+    """What follows from images by true class (row) and predicted class (column), as plain floats, ints and lists; shares lie in 0..1.
+
+    What is undefined is as in scikit-learn: precision of a class never predicted, recall of a class without images, and F1 with
+    either are 0; balanced accuracy is the mean recall of the classes that have images; macro F1 is the mean over the classes that
+    have images or predictions. `accuracy_interval` is Wilson's at 95 %.
+
+    Raises:
+      ValueError: no image, or classes that are not as many as the names.
+    """
+    count, correct = int(confusion.sum()), int(np.trace(confusion))
+    if count == 0:
+        raise ValueError('no images to summarise')
+    hits, support, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    precision, recall = hits / np.maximum(predicted, 1), hits / np.maximum(support, 1)
+    f1 = 2 * hits / np.maximum(support + predicted, 1)
+    return {
+        'count': count,
+        'correct': correct,
+        'accuracy': correct / count,
+        'accuracy_interval': list(wilson_interval(correct, count)),
+        'balanced_accuracy': float(recall[support > 0].mean()),
+        'macro_f1': float(f1[support + predicted > 0].mean()),
+        'per_class': {
+            name: {'precision': float(p), 'recall': float(r), 'f1': float(f), 'support': int(n)}
+            for name, p, r, f, n in zip(class_names, precision, recall, f1, support, strict=True)
+        },
+        'confusion_matrix': confusion.tolist(),
+    }
+
+
+def wilson_interval(correct: float | int, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share (Wilson, 1927): unlike p ± 1.96 σ it stays in 0..1 and holds for small counts.
+
+    `correct` may be a mean over seeds. Seeds add no images: they are wrong about the same ones, so `count` is that of one seed.
+    """
+    share, z2 = correct / count, Z_95**2
+    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = Z_95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Student's 95 % interval of the mean of what two or more values are drawn from."""
+    count = len(values)
+    half = float(stdtrit(count - 1, 0.975)) * float(np.std(values, ddof=1)) / math.sqrt(count)
+    middle = float(np.mean(values))
+    return middle - half, middle + half
+
+
+def welch_p(first: Sequence[float], second: Sequence[float]) -> float:
+    """Two-sided p of Welch's t test (1947) that two or more values each are drawn from the same mean, whatever their variances.
+
+    Values without any spread give 0 where they differ and 1 where they do not.
+    """
+    difference = float(np.mean(first) - np.mean(second))
+    parts = [float(np.var(values, ddof=1)) / len(values) for values in (first, second)]
+    if sum(parts) == 0:
+        return float(difference == 0)
+    freedom = sum(parts) ** 2 / sum(part**2 / (len(values) - 1) for part, values in zip(parts, (first, second), strict=True))
+    return float(2 * stdtr(freedom, -abs(difference) / math.sqrt(sum(parts))))
+
+
+def paired_differences(first: Bool[np.ndarray, 'seeds n'], second: Bool[np.ndarray, 'others n']) -> Int[np.ndarray, ' n']:
+    """Image by image, the share of seeds that are right of `first` less that of `second`, times both numbers' least common multiple."""
+    common = math.lcm(len(first), len(second))
+    return first.sum(0) * (common // len(first)) - second.sum(0) * (common // len(second))
+
+
+def sign_flip_p(differences: Int[np.ndarray, ' n']) -> float:
+    """Two-sided p of the paired permutation test: how often random signs give a sum as far from 0 as the differences' own.
+
+    Not drawn but exact: a sum of ±k has the characteristic function Π cos(k θ), whose Fourier transform is the probability of each
+    sum, to about 1e-15. With differences of -1, 0 and 1 it is McNemar's exact test.
+    """
+    sizes, counts = np.unique(np.abs(differences[differences != 0]), return_counts=True)
+    if len(sizes) == 0:
+        return 1.0
+    unit = np.gcd.reduce(sizes)
+    sizes, observed = sizes // unit, abs(int(differences.sum())) // int(unit)
+    length = 2 ** math.ceil(math.log2(2 * int(sizes @ counts) + 2))
+    places = np.arange(length)
+    transform = np.ones(length)
+    for size, count in zip(sizes, counts, strict=True):
+        transform *= np.cos(2 * np.pi * (places * size % length) / length) ** count
+    probabilities = np.maximum(np.fft.rfft(transform).real / length, 0)  # of the sums 0, 1, 2, …; those below 0 are the same
+    return 1.0 if observed == 0 else min(1.0, 2 * float(probabilities[observed:].sum()))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p values so raised that rejecting those ≤ α errs anywhere with probability α at most (Holm, 1979)."""
+    order = np.argsort(p_values, kind='stable')
+    raised = np.asarray(p_values, np.float64)[order] * np.arange(len(order), 0, -1)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.minimum(np.maximum.accumulate(raised), 1.0) if len(order) else raised
+    return adjusted.tolist()
+
+
+def calibration(
+    confidence: Float[np.ndarray, ' n'], correct: Bool[np.ndarray, ' n']
+) -> tuple[Int[np.ndarray, ' bins'], Float[np.ndarray, ' bins'], Float[np.ndarray, ' bins']]:
+    """Images, mean top probability and accuracy in bins (low, high] of equal width (Guo et al., 2017); NaN where a bin is empty."""
+    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
+    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
+    with np.errstate(invalid='ignore'):
+        means = [np.bincount(bins, weights, CALIBRATION_BINS) / counts for weights in (confidence, correct.astype(float))]
+    return counts, means[0], means[1]
+
+
+def calibration_error(confidence: Float[np.ndarray, ' n'], correct: Bool[np.ndarray, ' n']) -> float:
+    """The expected calibration error: mean over images of |accuracy - mean top probability| of their bin."""
+    counts, confidences, accuracies = calibration(confidence, correct)
+    return float(np.nansum(counts * np.abs(accuracies - confidences)) / counts.sum())

@@ -33,7 +33,9 @@ def heroes(rows: Sequence[Row], heads: Sequence[Row]) -> list[Block]:
         result, nearest = best.group.units[0][0].result, nearest_neighbour(best.group)
         lines = [f'{best.group.title}: {result["parameters"]:,} parameters, {spread(best)}', protocol_line(best)]
         if len(family) > 1:
-            lines.insert(1, f'of {len(family)} configurations the best on {best.protocol["chosen_on"]}, not on {best.title}')
+            chosen_on = best.protocol['chosen_on']
+            apart = f', not on {best.title}' if chosen_on != best.title else ', which is what it is scored on here'
+            lines.insert(1, f'of {len(family)} configurations the best on {chosen_on}{apart}')
         over_seeds = f'over {best.over} {interval(best.seeds_interval)}; ' if best.seeds_interval else ''
         lines.append(f'95 % interval: {over_seeds}for {best.images:,} test images {interval(best.images_interval)}')
         if nearest is not None:

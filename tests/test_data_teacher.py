@@ -28,7 +28,7 @@ def test_rows_are_read_in_order_and_scaled_to_sum_to_one(tmp_path):
 @pytest.mark.parametrize(
     ('lines', 'said'),
     [
-        (['index,label', *ROWS], 'line 1: not predictions of these classes'),
+        (['index,label', *ROWS], 'line 1: no predictions of these classes'),
         ([HEADER, ROWS[0]], '1 predictions for 2 training images'),
         ([HEADER, ROWS[0], '1,"happy, very",angry,0.9,0.1'], "line 3: label 'happy, very', but that training image is 'angry'"),
         ([HEADER, ROWS[1], ROWS[0]], 'line 2: not the row of image 0'),

@@ -1,5 +1,6 @@
 """fer_jax/weights.py: a file that comes back as it went, damaged ones refused in a line, and training that starts from others."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -12,12 +13,13 @@ import pytest
 
 from fer_jax import weights as module
 from fer_jax.__main__ import main
+from fer_jax.checkpoint import Checkpoints
 from fer_jax.config import load_config, values
 from fer_jax.errors import InputError
 from fer_jax.fields import default_config
 from fer_jax.files import read_json
 from fer_jax.run import build, default_workdir
-from fer_jax.train import train
+from fer_jax.train import Loop, train
 from fer_jax.weights import (
     Weights,
     difference_text,
@@ -444,12 +446,30 @@ def test_other_classes_get_a_head_of_their_own(exported, folder):
         np.testing.assert_array_equal(ours[path], (fresh if path in report['new'] else theirs)[path])
 
 
-def test_training_records_what_it_started_from_and_does_not_load_again(finished, exported, folder, capsys):
-    copy = folder / 'moved.safetensors'
+def test_a_resumed_run_does_not_load_again(exported, folder, tmp_path):
+    copy = tmp_path / 'moved.safetensors'
     shutil.copy(exported, copy)
-    config = toy(folder, init_from=str(copy), epochs='1', optimizer__learning_rate='0')
+    run = build(toy(folder, init_from=str(copy)))
+    with contextlib.closing(Checkpoints(tmp_path / 'checkpoints', 2)) as checkpoints:
+        loop = Loop(run, tmp_path, checkpoints, lambda: False)
+        with loop.writer:
+            loop.save(False)
+        checkpoints.wait()
+        copy.unlink()
+        again = Loop(run, tmp_path, checkpoints, lambda: False)
+        with again.writer:
+            assert again.record['init_from'] == loop.record['init_from'] and again.record['starts'] == 2
+            assert equal(again.state.variables, nested(load_weights(exported).variables))
+    with contextlib.closing(Checkpoints(tmp_path / 'elsewhere', 2)) as checkpoints:
+        with pytest.raises(InputError, match='moved.safetensors: no run'):
+            Loop(run, tmp_path, checkpoints, lambda: False)
+
+
+@pytest.mark.slow
+def test_training_records_what_it_started_from(finished, exported, folder, capsys):
+    config = toy(folder, init_from=str(exported), epochs='1', optimizer__learning_rate='0')
     result = train(config, folder / 'continued')
-    assert 'from moved: ' in capsys.readouterr().out
+    assert 'from toy-tiny: ' in capsys.readouterr().out
     assert result['init_from']['sha256'] == load_weights(exported).sha256
     # A learning rate of 0 leaves the parameters as they were loaded.
     after, before = read_weights(str(folder / 'continued')).variables, load_weights(exported).variables
@@ -457,9 +477,3 @@ def test_training_records_what_it_started_from_and_does_not_load_again(finished,
         if path.startswith('params/'):
             # But for the average's rounding.
             np.testing.assert_allclose(after[path], before[path], rtol=1e-6, err_msg=path)
-    copy.unlink()
-    (folder / 'continued/result.json').unlink()
-    again = train(config, folder / 'continued')
-    assert again['init_from'] == result['init_from'] and again['starts'] == 2
-    with pytest.raises(InputError, match='moved.safetensors: no run'):
-        train(config, folder / 'elsewhere')

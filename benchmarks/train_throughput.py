@@ -40,6 +40,7 @@ from fer_jax.config import load_config
 from fer_jax.step import make_batch
 
 MODULE = 'benchmarks.train_throughput'
+ALLOCATOR = ('LD_PRELOAD', 'MALLOC_CONF', 'GLIBC_TUNABLES')  # the environment variables that launch/setup.sh may set
 # What torch.compile is given; None is eager mode.
 PEERS: dict[str, dict[str, Any] | None] = {
     'torch eager': None,
@@ -176,9 +177,9 @@ def make(name: str, options: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
 
 def same_environment() -> dict[str, str]:
     """This process's environment variables, with the allocator's as the launch scripts set them."""
-    script = '. launch/setup.sh; accelerator=$(choose_accelerator); tune_allocator; printf %s "${GLIBC_TUNABLES:-}"'
-    tunables = subprocess.run(['bash', '-c', script], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
-    return os.environ | ({'GLIBC_TUNABLES': tunables} if tunables else {})
+    script = '. launch/setup.sh; accelerator=$(choose_accelerator); tune_allocator; env -0'
+    variables = subprocess.run(['bash', '-c', script], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout.split('\0')
+    return os.environ | {name: value for name, _, value in (line.partition('=') for line in variables) if name in ALLOCATOR}
 
 
 def check_all(names: list[str], dtype: str, overrides: dict[str, str], variables: dict[str, str]) -> list[dict[str, Any]]:
@@ -243,7 +244,8 @@ def main() -> None:
     ratios = {name: ratio(rates, 'fer_jax', name) for name in names if name != 'fer_jax'} if 'fer_jax' in names else {}
     for about in abouts.values():
         about.pop('environment', None)
-    measured = {'batch_size': config.batch_size, 'dtype': config.network.dtype, 'allocator': variables.get('GLIBC_TUNABLES', '')}
+    allocator = {name: variables[name] for name in ALLOCATOR if name in variables}
+    measured = {'batch_size': config.batch_size, 'dtype': config.network.dtype, 'allocator': allocator}
     measured |= {'images_per_second': rates, 'medians': {name: statistics.median(rate) for name, rate in rates.items()}}
     record(options.out, measured | {'fer_jax_times_as_fast_as': ratios, 'contenders': abouts, 'same_work': checks}, where)
     print(report(config.batch_size, rates, ratios))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fer_jax.config import differences
-from fer_jax.fields import default_config
+from fer_jax.fields import MOVABLE, default_config
 from fer_jax.figures import mean_confusion_png, reliability_png, row_shares, seeds_curves_png
 from fer_jax.pages import Beside, Block, Cell, Fold, Picture, Table, Text
 from fer_jax.records import Run, read_metrics
@@ -15,7 +15,7 @@ from fer_jax.tables import Row
 
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 # Of no interest to what a group is: where things lie, what differs by seed, and what its title says already.
-UNTOLD = ('name', 'seed', 'data.path', 'data.prepared', 'data.votes', 'data.fold', 'parallel.cpu_devices')
+UNTOLD = (*MOVABLE, 'name', 'seed', 'data.fold')
 
 
 def percent(share: float, digits: int = 2) -> str:
@@ -80,10 +80,10 @@ def details(rows: Sequence[Row], head: Row, is_open: bool) -> Fold:
     ]
     curves = [lines for run in runs if (lines := read_metrics(run.folder))]
     if curves:
-        blocks.append(Picture(seeds_curves_png(curves), f'Loss and accuracy during training, {len(curves)} runs of {group.title}'))
+        blocks.append(Picture(seeds_curves_png(curves), f'Loss and accuracy during training of {group.title}, a line for each run'))
     names = list(head.units[0].summary['per_class'])
     matrices = [unit.summary['confusion_matrix'] for unit in head.units]
-    alt = f'Confusion matrix, mean of {len(matrices)}: {head.title}, {head.views}'
+    alt = f'Confusion matrix, {head.title} by {views_text(head)}' + (f', mean of {len(matrices)}' if len(matrices) > 1 else '')
     pictures = [Picture(mean_confusion_png(matrices, names, head.title), alt)]
     known = [unit.predictions for unit in head.units if unit.predictions]
     if known:

@@ -122,7 +122,7 @@ def results_table(rows: Sequence[Row]) -> Table:
             value = nearest[row.group.title]
             line.append(percent(value) if value is not None and row.split == 'test' else '–')
         lines.append(line)
-    return Table([*header, 'parameters', *(['1-NN, %'] if shows_nearest else [])], lines)
+    return Table([*header, 'parameters', *(['1\u2011NN, %'] if shows_nearest else [])], lines)
 
 
 def paper_table_2(rows: Sequence[Row], heads: Sequence[Row]) -> list[Block]:

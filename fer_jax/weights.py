@@ -279,7 +279,7 @@ def export_weights(workdir: pathlib.Path, out: pathlib.Path) -> None:
         **weights.metadata,
         'protocol': {key: value for key, value in scored['protocol'].items() if key not in ('split', 'views')},
         'results': {f'{result["split_titles"][key.rpartition("_")[0]]}, {key.rpartition("_")[2]}': scores[key] for key in scores},
-        'init_from': {key: value for key, value in (result['init_from'] or {}).items() if key in ('name', 'sha256')} or None,
+        'init_from': {key: value for key, value in (result.get('init_from') or {}).items() if key in ('name', 'sha256')} or None,
         'code': result['environment']['code'],
         'packages': result['environment']['packages'],
     }

@@ -206,11 +206,20 @@ unlock() { exec 9<&-; }
 
 # XLA on CPU allocates and frees its buffers, tens of megabytes each, every step. By default glibc gives such memory back
 # to the kernel at once, and the next step faults it in again page by page; on a virtual machine it may go back to the
-# host, and be as slow to get again. These settings keep it: blocks of any size come from one heap, which grows by 256 MB,
-# is not trimmed, and may use huge pages. (Heaps for each thread would be given back whole whenever they are empty.) On
-# four cores a step of the paper's network then has no page faults, in about 2.8 GB.
+# host, and be as slow to get again. jemalloc, where the system has it, is told to keep everything. Else glibc is: no block
+# is mapped for itself, heaps grow by 256 MB, are not trimmed, and may use huge pages. (One heap for all threads,
+# arena_max=1, would keep a little more; but compiling litters it, and its threads then wait for its lock half of the time.)
 tune_allocator() {
-    [ "$accelerator" = cpu ] && [ -z "${GLIBC_TUNABLES+set}" ] && getconf GNU_LIBC_VERSION >/dev/null 2>&1 || return 0
-    local m=glibc.malloc
-    export GLIBC_TUNABLES="$m.mmap_max=0:$m.top_pad=268435456:$m.trim_threshold=68719476736:$m.hugetlb=1:$m.arena_max=1"
+    local name library
+    for name in LD_PRELOAD MALLOC_CONF GLIBC_TUNABLES; do
+        [ -z "${!name+set}" ] || return 0
+    done
+    [ "$accelerator" = cpu ] && getconf GNU_LIBC_VERSION >/dev/null 2>&1 || return 0
+    library=$(PATH="$PATH:/usr/sbin:/sbin" ldconfig -p 2>/dev/null | awk '$1 == "libjemalloc.so.2" { print $NF; exit }')
+    if [ -n "$library" ]; then
+        export LD_PRELOAD="$library" MALLOC_CONF=dirty_decay_ms:-1,muzzy_decay_ms:-1,thp:always
+    else
+        local m=glibc.malloc
+        export GLIBC_TUNABLES="$m.mmap_max=0:$m.top_pad=268435456:$m.trim_threshold=68719476736:$m.hugetlb=1"
+    fi
 }

@@ -3,6 +3,7 @@
 import functools
 import pathlib
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from fer_jax import parallel
-from fer_jax.baselines import ARCHITECTURES, Baseline, make_any
+from fer_jax.baselines import ARCHITECTURES, Baseline, make_any, max_pool
 from fer_jax.config import differences, load_config, load_variants
 from fer_jax.errors import InputError
 from fer_jax.fields import CHOICES, default_config
@@ -211,9 +212,9 @@ def test_vgg13_is_that_of_the_benchmarks():
 
 
 def test_shufflenet_v2_is_torchvisions():
-    nn = pytest.importorskip('torch').nn
+    layers = pytest.importorskip('torch').nn
     peer = pytest.importorskip('torchvision').models.shufflenet_v2_x1_0(num_classes=7)
-    peer.conv1[0], peer.maxpool = nn.Conv2d(1, 24, 3, 1, 1, bias=False), nn.Identity()
+    peer.conv1[0], peer.maxpool = layers.Conv2d(1, 24, 3, 1, 1, bias=False), layers.Identity()
     names = ['stem']
     for stage, units in ((1, 4), (2, 8), (3, 4)):
         names += [f'stage{stage}_unit1_other_{part}' for part in ('depth', 'point')]
@@ -222,9 +223,9 @@ def test_shufflenet_v2_is_torchvisions():
 
 
 def test_mobilenet_v2_is_torchvisions():
-    nn = pytest.importorskip('torch').nn
+    layers = pytest.importorskip('torch').nn
     peer = pytest.importorskip('torchvision').models.mobilenet_v2(num_classes=7)
-    peer.features[0][0] = nn.Conv2d(1, 32, 3, 1, 1, bias=False)
+    peer.features[0][0] = layers.Conv2d(1, 32, 3, 1, 1, bias=False)
     peer.features[2].conv[1][0].stride = (1, 1)  # the second stage's first depthwise convolution
     names = ['stem', 'stage1_unit1_depth', 'stage1_unit1_project']
     for stage, units in ((2, 2), (3, 3), (4, 4), (5, 3), (6, 3), (7, 1)):
@@ -258,6 +259,16 @@ def test_mini_xception_is_its_layer_list():
     assert x.shape == (2, 3, 3, 128)
     expected = (conv(x, 'head') + params['head']['bias']).mean((1, 2))
     np.testing.assert_allclose(logits_of('mini_xception', variables, images), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(('side', 'size', 'padded'), [(6, 2, False), (5, 2, False), (6, 3, True), (5, 3, True)])
+def test_pooling_and_its_gradient_are_xlas(side, size, padded):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, side, side, 3)), jnp.float32).at[0, :3, :3].set(1.0)  # equals, too
+    plain = functools.partial(nn.max_pool, window_shape=(size, size), strides=(2, 2), padding='SAME' if padded else 'VALID')
+    expected, pullback = jax.vjp(plain, x)
+    got, ours = jax.vjp(lambda x: max_pool(x, size, padded), x)
+    np.testing.assert_array_equal(got, expected)
+    np.testing.assert_allclose(ours(expected)[0], pullback(expected)[0], rtol=1e-6)
 
 
 @of_all(QUICK)

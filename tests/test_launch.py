@@ -28,7 +28,7 @@ case "$1 $2" in
         if [ -e "{log}.slow" ]; then sleep "$(cat "{log}.slow")"; fi
         if [ -e "{log}.fails" ]; then cat "{log}.fails"; exit 1; fi
         ;;
-    '-P -m') echo "ran in $PWD"; printf '<%s>' "$@"; echo; env | grep -E '^(PYTHONPATH|GLIBC_TUNABLES)=' ;;
+    '-P -m') echo "ran in $PWD"; printf '<%s>' "$@"; echo; env | grep -E '^(PYTHONPATH|GLIBC_TUNABLES|LD_PRELOAD|MALLOC_CONF)=' ;;
     *) exit 99 ;;
 esac
 """
@@ -50,6 +50,7 @@ class Machine:
             (self.root / name).write_text(f'of {name}\n')
         for tool in filter(shutil.which, TOOLS):
             (self.bin / tool).symlink_to(shutil.which(tool))
+        self.command('ldconfig', '#!/usr/bin/env bash\n')
 
     def command(self, name: str, text: str) -> None:
         (self.bin / name).write_text(text)
@@ -363,3 +364,14 @@ def test_the_allocator_is_tuned_on_cpu_unless_the_user_did(machine):
     assert 'GLIBC_TUNABLES=glibc.malloc.mmap_max=0:' in machine.run('train')[1]
     assert 'GLIBC_TUNABLES=mine\n' in machine.run('train', GLIBC_TUNABLES='mine')[1]
     assert 'GLIBC_TUNABLES' not in machine.run('train', FER_JAX_ACCELERATOR='tpu')[1]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='ldconfig is of glibc')
+def test_jemalloc_is_taken_where_the_system_has_it(machine):
+    library = machine.home / 'libjemalloc.so.2'
+    mapped = pathlib.Path('/proc/self/maps').read_text().splitlines()
+    shutil.copy(next(line.split()[-1] for line in mapped if 'libm.so' in line), library)  # any library that can be loaded
+    machine.command('ldconfig', f'#!/usr/bin/env bash\necho "    libjemalloc.so.2 (libc6,x86-64) => {library}"\n')
+    out = machine.run('train')[1]
+    assert f'LD_PRELOAD={library}\n' in out and 'MALLOC_CONF=dirty_decay_ms:-1,' in out and 'GLIBC_TUNABLES' not in out
+    assert 'LD_PRELOAD' not in machine.run('train', MALLOC_CONF='mine')[1]

@@ -1,6 +1,6 @@
-"""README's tables of results and of speed, from the records under results/.
+"""README's tables of results and of speed, from the records under results/, and the model card's, from the shipped weights.
 
-    python -m benchmarks.results_table        # rewrites README.md between its marks
+    python -m benchmarks.results_table        # rewrites README.md and weights/README.md between their marks
 
 A record is a folder results/<claim>/<run>/ with the run's own result.json, or results/speed/<benchmark>/ with what that
 benchmark measured; the tables say nothing that is not in one.
@@ -11,6 +11,7 @@ import statistics
 from typing import Any
 
 from fer_jax.files import read_json, write_atomic
+from fer_jax.weights import load_weights
 
 ROOT = pathlib.Path(__file__).parent.parent
 BEGIN, END = '<!-- results: written by benchmarks/results_table.py -->', '<!-- end of results -->'
@@ -18,6 +19,7 @@ HEADER = '| record | split | views | accuracy, % (95 % interval) | macro F1, % |
 
 
 SPEED_BEGIN, SPEED_END = '<!-- speed: written by benchmarks/results_table.py -->', '<!-- end of speed -->'
+WEIGHTS_BEGIN, WEIGHTS_END = '<!-- weights: written by benchmarks/results_table.py -->', '<!-- end of weights -->'
 SPEED_HEADER = '| record | measured | fer_jax | beside it | times as fast (quartiles) |'
 
 
@@ -97,18 +99,52 @@ def speed_rows() -> list[str]:
     return lines
 
 
+def card_lines(name: str) -> list[str]:
+    """The measured part of the model card of weights/`name`.safetensors, from what the file says of itself."""
+    path = ROOT / 'weights' / f'{name}.safetensors'
+    weights = load_weights(path)
+    said, results = weights.metadata, weights.metadata['results']
+    protocol = said['protocol']
+    lines = [
+        f'`{path.name}`: {path.stat().st_size / 1e6:.2f} MB; sha256 of the variables `{weights.sha256}`; seed {said["seed"]}, step'
+        f' {said["step"]}, epoch {protocol["epoch"]:g}; trained on {protocol["train_images"]:,} images of {protocol["trained_on"]},'
+        f' chosen on {protocol["chosen_on"]}; sha256 of the prepared data `{said["content_sha256"]}`;'
+        f' code {said["code"]["revision"][:12]}.',
+        '',
+        '| split, views | accuracy, % (95 % interval) | balanced, % | macro F1, % | calibration error, % |',
+        '|---|---|---:|---:|---:|',
+    ]
+    for views, summary in results.items():
+        low, high = (100 * bound for bound in summary['accuracy_interval'])
+        shares = (100 * summary[key] for key in ('balanced_accuracy', 'macro_f1', 'calibration_error'))
+        lines.append(f'| {views} | {100 * summary["accuracy"]:.2f} ({low:.2f} to {high:.2f}) | {" | ".join(f"{x:.1f}" for x in shares)} |')
+    tested = next(views for views in results if views.startswith('PrivateTest') and views.endswith('centre'))
+    lines += ['', f'By class, {tested}:', '', '| class | precision, % | recall, % | F1, % | images |', '|---|---:|---:|---:|---:|']
+    for label, found in results[tested]['per_class'].items():
+        shares = ' | '.join(f'{100 * found[key]:.1f}' for key in ('precision', 'recall', 'f1'))
+        lines.append(f'| {label} | {shares} | {found["support"]} |')
+    return lines
+
+
+def between(text: str, begin: str, end: str, lines: list[str]) -> str:
+    """`text` with `lines` in place of what stands between the marks."""
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    table = '\n'.join(lines)
+    return f'{before}{begin}\n\n{table}\n\n{end}{after}'
+
+
 def with_table(readme: str) -> str:
-    """`readme` with the tables between their marks made anew."""
-    for begin, end, lines in (
-        (BEGIN, END, [HEADER, '|---|---|---|---|---:|---:|---:|---|---:|', *rows()]),
-        (SPEED_BEGIN, SPEED_END, [SPEED_HEADER, '|---|---|---:|---:|---|', *speed_rows()]),
-    ):
-        before, _, rest = readme.partition(begin)
-        _, _, after = rest.partition(end)
-        table = '\n'.join(lines)
-        readme = f'{before}{begin}\n\n{table}\n\n{end}{after}'
-    return readme
+    """README.md with the tables between their marks made anew."""
+    readme = between(readme, BEGIN, END, [HEADER, '|---|---|---|---|---:|---:|---:|---|---:|', *rows()])
+    return between(readme, SPEED_BEGIN, SPEED_END, [SPEED_HEADER, '|---|---|---:|---:|---|', *speed_rows()])
+
+
+def with_card(readme: str) -> str:
+    """weights/README.md with what was measured made anew."""
+    return between(readme, WEIGHTS_BEGIN, WEIGHTS_END, card_lines('fer2013-1.9m'))
 
 
 if __name__ == '__main__':
-    write_atomic(ROOT / 'README.md', with_table((ROOT / 'README.md').read_text()))
+    for file, renewed in ((ROOT / 'README.md', with_table), (ROOT / 'weights/README.md', with_card)):
+        write_atomic(file, renewed(file.read_text()))

@@ -7,7 +7,7 @@ its identity sums (`residual`, `shortcut`) stand in every variant: the paper doe
 Command:   python -m fer_jax sweep --config configs/ablation.py --config.data.path=fer2013.csv --seeds 0-4
            `--only base,sa-base-g4-ca` for some of them; the same command again goes on, on as many hosts as see the folder
 Hardware:  any; one run at a time on each
-Time:      not measured yet. 70 runs; one of 20 epochs took 54 minutes on four shared CPU cores, which would make 63 hours
+Time:      not measured yet. 70 runs; one of 36 epochs took 52 minutes on three shared CPU cores, which would make 61 hours
 Accuracy:  not measured yet. The paper's, in the first seven's order: 69.82, 70.27, 69.23, 70.30, 69.57, 70.97, 71.80 %, one run each
 """
 

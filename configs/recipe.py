@@ -35,7 +35,7 @@ RECIPES = {
     'mixup-0.2': {'augment.mixup': '0.2'},
     'cutmix-1': {'augment.cutmix': '1'},
     'erase-0.25': {'augment.erase': '0.25'},
-    'light-augment': {'augment.rotate': '0', 'augment.scale': '0', 'augment.brightness': '0', 'augment.contrast': '0'},
+    'full-augment': {'augment.scale': '0.1', 'augment.brightness': '0.1', 'augment.contrast': '0.1'},
 }
 
 

@@ -2,10 +2,14 @@
 
 import json
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
-from benchmarks.results_table import ROOT, with_table
+from benchmarks.results_table import ROOT, with_card, with_table
+from fer_jax.weights import load_weights
+from tests.tiny import run
 
 RECORDS = sorted((ROOT / 'results').glob('*/*/result.json'))
 
@@ -13,6 +17,34 @@ RECORDS = sorted((ROOT / 'results').glob('*/*/result.json'))
 def test_readme_agrees_with_the_records() -> None:
     readme = (ROOT / 'README.md').read_text()
     assert with_table(readme) == readme, 'run python -m benchmarks.results_table'
+
+
+def test_the_model_card_agrees_with_the_weights() -> None:
+    card = (ROOT / 'weights' / 'README.md').read_text()
+    assert with_card(card) == card, 'run python -m benchmarks.results_table'
+    weights = load_weights(ROOT / 'weights' / 'fer2013-1.9m.safetensors')
+    assert sum(array.size for path, array in weights.variables.items() if path.startswith('params/')) == 1_906_382
+    assert (ROOT / 'weights' / 'fer2013-1.9m.safetensors').stat().st_size < 8e6
+    for result in weights.metadata['results'].values():
+        assert f'{100 * result["correct"] / result["count"]:.2f}' in card
+
+
+REAL = ROOT.parent / 'shared'
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / 'data' / 'fer2013_packed.npz').exists(), reason='the real FER2013 is not at hand')
+def test_the_shipped_weights_reach_what_their_card_says(tmp_path) -> None:
+    arguments = [sys.executable, REAL / 'tools' / 'fer2013.py', 'csv', REAL / 'data' / 'fer2013_packed.npz', tmp_path / 'fer2013.csv']
+    subprocess.run(arguments, check=True)
+    out = tmp_path / 'measured'
+    fields = (f'--config.data.path={tmp_path / "fer2013.csv"}', f'--config.data.prepared={tmp_path / "prepared"}')
+    code, _, err = run('evaluate', '--checkpoint', 'fer2013-1.9m', '--split', 'PrivateTest', '--out', str(out), *fields)
+    assert code == 0, err
+    said = load_weights(ROOT / 'weights' / 'fer2013-1.9m.safetensors').metadata['results']['PrivateTest, centre']
+    measured = json.loads(next(out.rglob('result.json')).read_text())
+    # Rounding may turn the one or other image that stood between two classes.
+    assert abs(measured['correct'] - said['correct']) <= 2 and measured['count'] == said['count'] == 3589
 
 
 @pytest.mark.parametrize('path', RECORDS, ids=lambda path: f'{path.parent.parent.name}-{path.parent.name}')

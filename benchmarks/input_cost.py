@@ -20,16 +20,16 @@ from jax.sharding import PartitionSpec as P
 from benchmarks.side_by_side import Contender, Round, race, ratio, record, serve
 from benchmarks.training_step import environment, make_parser, make_training_step, parse, random_run, repeated, steps_in_a_call
 from fer_jax import parallel
+from fer_jax.loop import training_data
 from fer_jax.parallel import DATA
 from fer_jax.run import Run
 from fer_jax.step import Data, make_batch
-from fer_jax.train import training_data
 
 CONTENDERS = ('whole', 'fixed', 'input')
 GOAL = 3.0  # per cent of the step
 
 
-def fixed_batch(seed: Array, step: Array, data: Data, positions: Array, batch_size: int, options: Any) -> tuple[Array, ...]:
+def fixed_batch(seed: Array, step: Array, data: Data, positions: Array, batch_size: int, *_: Any) -> tuple[Array, ...]:
     """Stands in for `make_batch`: this device's share of the batch that `data` is."""
     # Tied to the step, or XLA would take what depends on the images alone out of the loop over steps.
     held, _ = lax.optimization_barrier((data, step))

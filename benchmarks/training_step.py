@@ -21,10 +21,10 @@ from fer_jax import parallel
 from fer_jax.__main__ import split_overrides
 from fer_jax.config import load_config
 from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Dataset, Faces
+from fer_jax.loop import training_data
 from fer_jax.run import Run, build
 from fer_jax.state import TrainState
 from fer_jax.step import Data, make_train_chunk
-from fer_jax.train import training_data
 from fer_jax.writers import environment
 
 CONFIG = 'configs/fer2013.py'
@@ -76,7 +76,7 @@ def make_training_step(
 
 
 def steps_in_a_call(config: ConfigDict) -> int:
-    """The training steps in one compiled call, as `fer_jax.train.Loop` chooses them."""
+    """The training steps in one compiled call, as `fer_jax.loop.Loop` chooses them."""
     return config.train.steps_per_call or (1 if jax.default_backend() == 'cpu' else 50)
 
 
@@ -86,7 +86,7 @@ def random_run(overrides: dict[str, str], devices: int = 0) -> Run:
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
     count = {'parallel.cpu_devices': str(devices)} if devices else {}
     config = load_config(CONFIG, {'data.path': 'random'} | count | overrides)
-    with mock.patch('fer_jax.run.load', lambda options: random_dataset()):
+    with mock.patch('fer_jax.run.load', lambda *options: random_dataset()):
         run = build(config)
     return dataclasses.replace(run, mesh=Mesh(np.array(jax.devices()[:devices]), (parallel.DATA,))) if devices else run
 

@@ -5,13 +5,15 @@ import logging
 import pathlib
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from fer_jax.config import load_config
 from fer_jax.data.schema import DataWarning
-from fer_jax.errors import Diverged, InputError, Interrupted, unknown
+from fer_jax.errors import Diverged, InputError, Interrupted, ToldElsewhere, unknown
 
 DESCRIPTION = 'Facial-expression recognition with embedded attention and channel shuffle.'
+SHIPPED = 'fer2013-1.9m'  # the weights that are taken where none are named
 OVERRIDES = 'Any field of fer_jax/fields.py is set by --config.GROUP.FIELD=VALUE.'
 
 
@@ -35,6 +37,11 @@ def make_parser() -> argparse.ArgumentParser:
 
     train = command('train', 'Train a network, or go on with an unfinished run, and evaluate it.', config=True)
     train.add_argument('--workdir', type=pathlib.Path, help='folder of the run; default: runs/NAME-HASH, found again by the same command')
+    how = 'off, auto (TPU pod, SLURM, Open MPI, Kubernetes), or HOST:PORT of process 0; default: %(default)s'
+    train.add_argument('--distributed', default='off', metavar='HOW', help=f'one run by several processes: {how}')
+    train.add_argument('--processes', type=int, metavar='N', help='how many there must be')
+    train.add_argument('--process-id', type=int, metavar='K', help='number of this one from 0, where HOW is HOST:PORT')
+    train.add_argument('--join-timeout', type=int, default=300, metavar='SECONDS', help='to wait for the others; default: %(default)s')
     evaluate = command('evaluate', 'Evaluate a checkpoint of a run, or weights.', config=False)
     evaluate.add_argument('--workdir', type=pathlib.Path, help='folder of the run; not for weights')
     which = 'best, latest or a step of a run, or else the name or file of weights; default: %(default)s'
@@ -53,7 +60,23 @@ def make_parser() -> argparse.ArgumentParser:
     sweep.add_argument('--only', default='', metavar='NAME,NAME', help='these configurations of the file; default: all')
     where = 'folder of the runs, which several processes and hosts may share; default: runs/FILE-HASH, found again by the same command'
     sweep.add_argument('--workdir', type=pathlib.Path, help=where)
+    at_once = 'seeds of a configuration in one program: fills an accelerator that one leaves idle; default: %(default)s'
+    sweep.add_argument('--together', type=int, default=1, metavar='N', help=at_once)
     sweep.add_argument('--dry-run', action='store_true', help='only list the runs and how far each is')
+    explain = command('explain', 'Show where a network looks, in photographs or in the classes of a data set.', config=False)
+    explain.add_argument('photographs', nargs='*', metavar='IMAGE', help='none: the classes of the data that --config names')
+    explain.add_argument('--checkpoint', metavar='WEIGHTS', help=f'name or file of weights, or a run; default: {SHIPPED}')
+    explain.add_argument('--workdir', type=pathlib.Path, help='folder of a run, whose best checkpoint it is, in place of --checkpoint')
+    explain.add_argument('--label', metavar='NAME', help='the class to ask about; default: what each face is taken for, or all classes')
+    explain.add_argument('--config', metavar='FILE[:NAME=VALUE,…]', help='data whose classes are shown; default: those of the weights')
+    explain.add_argument('--split', default='test', help="train, validation, test, or the data set's own name; default: %(default)s")
+    explain.add_argument('--no-detect', action='store_true', help='each photograph is one face')
+    explain.add_argument('--out', type=pathlib.Path, required=True, help='folder of the pictures')
+    demo = command('demo', 'Serve a page for photographs and the webcam, on this computer only.', config=False)
+    demo.add_argument('--port', type=int, default=8000, help='0 takes a free one; default: %(default)s')
+    several = f'name or file of weights, or a run; several stand side by side; default: {SHIPPED}'
+    demo.add_argument('--checkpoint', action='append', metavar='WEIGHTS', help=several)
+    add_export(command)
     report = command('report', 'Make tables, figures and one page of the runs in folders, with intervals and tests.', config=False)
     report.add_argument('--workdir', type=pathlib.Path, nargs='+', required=True, help='runs, sweeps, or folders with such below')
     report.add_argument('--out', type=pathlib.Path, help='folder of the files; default: report in the first --workdir')
@@ -63,6 +86,16 @@ def make_parser() -> argparse.ArgumentParser:
     summary = command('summary', "Print the network as the paper's Table 1 does.", config=True)
     summary.add_argument('--parameters', action='store_true', help='list every parameter too')
     return parser
+
+
+def add_export(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """The command `export`."""
+    sub = command('export', 'Write a trained network as a file for another runtime, checked against JAX.', config=False)
+    sub.add_argument('--format', required=True, choices=('onnx', 'stablehlo', 'litert'), help='of the file')
+    sub.add_argument('--checkpoint', metavar='WEIGHTS', help=f'name or file of weights, or a run; default: {SHIPPED}')
+    sub.add_argument('--workdir', type=pathlib.Path, help='folder of a run, whose best checkpoint it is, in place of --checkpoint')
+    sub.add_argument('--out', type=pathlib.Path, required=True, help='the file')
+    sub.add_argument('--int8', action='store_true', help='onnx in eight bits: fitted to training images where the data are here')
 
 
 def split_overrides(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -115,6 +148,32 @@ def evaluate(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     evaluate_run(options.workdir, options.checkpoint, options.split, options.views, overrides)
 
 
+def explain(options: argparse.Namespace, overrides: dict[str, str]) -> None:
+    """Explains photographs where there are any, or else the classes of a data set."""
+    from fer_jax.explain import explain_data, explain_photographs
+
+    if options.workdir and options.checkpoint:
+        raise InputError('--workdir and --checkpoint both name weights: give one of them')
+    source = str(options.workdir or options.checkpoint or SHIPPED)
+    if options.photographs:
+        if options.config or overrides:
+            raise InputError('photographs and --config both say what is to be explained: give one of them')
+        explain_photographs(source, options.photographs, options.label, options.out, not options.no_detect)
+        return
+    if not options.config and not overrides:
+        raise InputError('nothing to explain: give photographs, or --config FILE (and --config.data.path=…) for the classes of a data set')
+    explain_data(source, options.config, overrides, options.split, options.label, options.out)
+
+
+def export(options: argparse.Namespace, overrides: dict[str, str]) -> None:
+    """Exports weights or a run."""
+    from fer_jax.export import export
+
+    if options.workdir and options.checkpoint:
+        raise InputError('--workdir and --checkpoint both name weights: give one of them')
+    export(options.format, str(options.workdir or options.checkpoint or SHIPPED), options.out, options.int8, overrides)
+
+
 def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     """Runs one command; returns the exit code."""
     if options.command == 'evaluate':
@@ -127,6 +186,19 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
             raise InputError(f'--config.{next(iter(overrides))}: weights are written as the run made them')
         export_weights(options.workdir, options.out)
         return 0
+    if options.command == 'explain':
+        explain(options, overrides)
+        return 0
+    if options.command == 'export':
+        export(options, overrides)
+        return 0
+    if options.command == 'demo':
+        from fer_jax.demo import serve
+
+        if overrides:
+            raise InputError(f'--config.{next(iter(overrides))}: a demo takes the weights as they are')
+        serve(options.checkpoint or [SHIPPED], options.port)
+        return 0
     if options.command == 'report':
         from fer_jax.report import report
 
@@ -138,12 +210,16 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     if options.command == 'sweep':
         from fer_jax.sweep import sweep
 
-        return sweep(options.config, overrides | skip_bad, options.seeds, options.only, options.workdir, options.dry_run)
+        chosen = (options.seeds, options.only, options.workdir, options.dry_run, options.together)
+        return sweep(options.config, overrides | skip_bad, *chosen)
     config = load_config(options.config, overrides | skip_bad)
     match options.command:
         case 'train':
+            from fer_jax import parallel
             from fer_jax.train import train
 
+            parallel.start(config.parallel.cpu_devices)
+            parallel.connect(options.distributed, options.processes, options.process_id, options.join_timeout)
             train(config, options.workdir)
         case 'prepare':
             from fer_jax.data.manifest import describe
@@ -177,20 +253,30 @@ def tell_warnings(command: str) -> None:
     warnings.showwarning = tell
 
 
+def tell(text: str) -> None:
+    """Prints how a run ended; where several processes end in the same way, the lead does."""
+    from fer_jax.parallel import is_lead
+
+    if is_lead():
+        print(text, file=sys.stderr)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 the run failed, 2 the input is wrong, 75 stopped by a signal and to be resumed."""
     try:
         options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
         tell_warnings(options.command)
         return run(options, overrides)
+    except ToldElsewhere:
+        return 2
     except InputError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
     except Diverged as error:
-        print(f'diverged: {error}', file=sys.stderr)
+        tell(f'diverged: {error}')
         return 1
     except Interrupted as error:
-        print(error, file=sys.stderr)
+        tell(str(error))
         return 75
     except OSError as error:  # a disk that fills or a folder that goes away while a run writes
         print(f'error: {error}', file=sys.stderr)

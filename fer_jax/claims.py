@@ -13,14 +13,18 @@ import pathlib
 import platform
 import re
 import signal
+import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from fer_jax.errors import InputError
 from fer_jax.files import write_json
 
 HEARTBEAT_SECONDS = 15.0  # between two signs of life of a claim
+POLL_SECONDS = 1.0  # between two looks at a claim that may be lost
 STALE_SECONDS = 120.0  # without one, after which it is taken to be lost; network file systems show changes up to a minute late
 
 
@@ -38,14 +42,14 @@ def latest(folder: pathlib.Path, run: str) -> Claim:
         matches = [re.fullmatch(rf'{re.escape(run)}\.(\d+)\.json', name) for name in os.listdir(folder)]
         number = max(int(match[1]) for match in matches if match)
         path = folder / f'{run}.{number}.json'
-        content, time = path.read_bytes(), path.stat().st_mtime
+        content, changed = path.read_bytes(), path.stat().st_mtime
     except (FileNotFoundError, NotADirectoryError, ValueError):  # no folder, no claim, or one that was deleted just now
         return Claim(0, {}, 0.0)
     try:
         record = json.loads(content)
     except ValueError:
         record = {}
-    return Claim(number, record if isinstance(record, dict) else {}, time)
+    return Claim(number, record if isinstance(record, dict) else {}, changed)
 
 
 def is_live(claim: Claim, now: float) -> bool:
@@ -104,6 +108,34 @@ def heartbeat(path: pathlib.Path, lost: threading.Event) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+
+
+@contextlib.contextmanager
+def holding(folder: pathlib.Path, run: str, what: str) -> Iterator[None]:
+    """Keeps other processes away from `what` meanwhile, by a claim on `run` in `folder`.
+
+    The claim of a process of this machine that is gone is taken over at once; that of another host's, which cannot be asked, when
+    it has given no sign of life for STALE_SECONDS, and until then this one waits.
+
+    Raises:
+      InputError: another process is at work there.
+    """
+    folder.mkdir(exist_ok=True)
+    first, told = latest(folder, run), False
+    while (path := acquire(folder, run)) is None:
+        claim = latest(folder, run)
+        holder = f'process {claim.record.get("process")} on host {claim.record.get("host")}'
+        if claim.record.get('machine') == machine() or (claim.number, claim.time) > (first.number, first.time):
+            raise InputError(f'{what}: {holder} is at work there; wait for its end, stop it, or choose another --workdir')
+        if not told:
+            print(f'{what}: waiting up to {STALE_SECONDS:.0f} s for a sign of life of {holder}, which was at work there', file=sys.stderr)
+        told = True
+        time.sleep(POLL_SECONDS)
+    try:
+        with heartbeat(path, threading.Event()):
+            yield
+    finally:
+        end(path, 'ended')
 
 
 def end(path: pathlib.Path, state: str, reason: str = '') -> None:

@@ -11,6 +11,10 @@ class InputError(ValueError):
     """
 
 
+class ToldElsewhere(InputError):
+    """An InputError that another process of the same run prints. Exit code 2."""
+
+
 class Diverged(Exception):
     """The loss is not finite; the message names the steps and the checkpoint that stands. Exit code 1."""
 

@@ -8,6 +8,7 @@ from ml_collections.config_dict import placeholder
 # Fields that hold one of a few words.
 CHOICES = {
     'data.dataset': ('toyfaces', 'fer2013', 'ckplus', 'image_folder'),
+    'data.pipeline': ('auto', 'resident', 'stream'),
     'network.name': ('fernet', 'mini_xception', 'shufflenet_v2', 'mobilenet_v2', 'resnet18', 'vgg13'),
     'network.attention': ('none', 'spatial', 'channel', 'both', 'se', 'eca', 'cbam'),
     'network.fusion': ('pointwise', 'attention'),
@@ -77,7 +78,15 @@ ARGUMENTS = {
     'dedup': 'data.dedup',
 }
 # What may differ between two starts of one run: where things lie and what is kept, not what is computed.
-MOVABLE = ('data.path', 'data.prepared', 'data.votes', 'parallel.cpu_devices', 'train.keep_checkpoints', 'train.tensorboard')
+MOVABLE = (
+    'data.path',
+    'data.prepared',
+    'data.pipeline',
+    'data.votes',
+    'parallel.cpu_devices',
+    'train.keep_checkpoints',
+    'train.tensorboard',
+)
 
 
 def optional(kind: type, value: Any = None) -> Any:
@@ -100,6 +109,7 @@ def default_config() -> ConfigDict:
     d.dataset = 'toyfaces'  # toyfaces | fer2013 | ckplus | image_folder
     d.path = optional(str)  # the source file or folder; None for toyfaces
     d.prepared = 'data'  # folder of the prepared ArrayRecord shards and manifests
+    d.pipeline = 'auto'  # the training images: resident on every device | stream, read ahead of each step | auto: by their size
     d.votes = optional(str)  # FER+'s fer2013new.csv: its votes become soft targets (fer2013 only)
     d.teacher = optional(str)  # predictions.csv of a run on these training images, whose probabilities soften the targets
     d.teacher_share = 0.5  # weight of the teacher's probabilities in the targets

@@ -20,7 +20,7 @@ def one_nearest_neighbour(train: Faces, test: Faces) -> dict[str, Any]:
     Returns:
       count, correct, accuracy (in 0..1), accuracy_interval (Wilson's, 95 %), train_images.
     """
-    predictions = train.labels[nearest(train.images, test.images)]
+    predictions = train.labels[nearest(train.images[:], test.images)]  # [:] as they may not be in memory yet
     count, correct = len(test), int((predictions == test.labels).sum())
     return {
         'count': count,

@@ -101,6 +101,15 @@ def plan_runs(variants: dict[str, ConfigDict], seeds: list[int], only: str, work
     return runs
 
 
+def groups(runs: list[SweepRun], together: int) -> list[list[SweepRun]]:
+    """The runs in lists of up to `together` that differ in their seed only, in the order in which the first of each comes."""
+    own: dict[str, list[SweepRun]] = {}
+    for run in runs:
+        own.setdefault(run.config.name, []).append(run)
+    found = [each[start : start + together] for each in own.values() for start in range(0, len(each), together)]
+    return sorted(found, key=lambda group: runs.index(group[0]))
+
+
 def make_folder(workdir: pathlib.Path, order: dict) -> None:
     """Makes the sweep's folder, with sweep.json, which says what was ordered last.
 

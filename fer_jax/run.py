@@ -20,6 +20,7 @@ from fer_jax.baselines import make_any
 from fer_jax.config import differences, from_record, values
 from fer_jax.data.load import load
 from fer_jax.data.schema import Dataset
+from fer_jax.data.stream import device_memory
 from fer_jax.errors import InputError
 from fer_jax.fields import MOVABLE
 from fer_jax.files import read_json, write_json
@@ -60,7 +61,8 @@ class Run:
         drawn = flat(jax.device_get(state.variables))
         head = head_paths(self.config.network, len(classes))
         loaded, report = transfer(drawn, read_weights(self.config.init_from), classes, head)
-        print(difference_text(report))
+        if parallel.is_lead():
+            print(difference_text(report))
 
         def place(variables: dict[str, Any]) -> TrainState:
             # Two copies, for the step gives the memory of both away.
@@ -99,7 +101,7 @@ def build(config: ConfigDict) -> Run:
       InputError: data that cannot be read, or fewer training images than a batch.
     """
     parallel.start(config.parallel.cpu_devices)
-    dataset = load(config.data)
+    dataset = load(config.data, device_memory())
     mesh = parallel.make_mesh(config.batch_size)
     axis = parallel.DATA if config.network.batch_norm == 'global' else None
     network = make_any(config.network, len(dataset.class_names), axis)

@@ -4,6 +4,8 @@ import contextlib
 import pathlib
 from typing import Any
 
+import jax
+
 from fer_jax import parallel
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.config import check_config, from_record, load_config, set_field
@@ -57,8 +59,10 @@ def score(
         here = {key: record['protocol'][key] for key in ('data', 'split', 'views')}
         record |= origin | {'protocol': origin['protocol'] | here}
     heading = f'{dataset.name} {title}, {"one centre crop" if views == "centre" else "ten crops"}, step {record["step"]}'
+    if not parallel.is_lead():
+        return evaluation.summary
     # Before result.json, whose presence says that all are there.
-    pictures = write_pictures(folder, run.network, variables, evaluation, faces, dataset.class_names, views)
+    pictures = write_pictures(folder, run.network, jax.device_get(variables), evaluation, faces, dataset.class_names, views)
     write_evaluation(folder, evaluation, faces, record, heading)
     print(table(evaluation.summary, heading))
     print(f'→ {folder}/ ({", ".join(["result.json", "predictions.csv", "confusion_matrix.png", *pictures])})\n')

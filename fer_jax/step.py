@@ -24,6 +24,9 @@ from fer_jax.state import TrainState
 Data = dict[str, Array]  # images u8[N,48,48], targets f32[N,C], weights f32[N]: the training split, whole on each device
 Metrics = dict[str, Float[Array, '*replicas steps']]
 TrainChunk = Callable[[TrainState, Data], tuple[TrainState, Metrics]]
+Take = Callable[[Int[Array, ' share']], tuple[Array, Array, Array]]  # positions in the global batch → images, targets, weights there
+FIELDS = ('images', 'targets', 'weights')
+WHOLE, STREAMED = P(), P(None, DATA)  # how the data lie: the training split on each device; or [steps, images], in shares
 # Left on, XLA orders the step so that much may run at once, which virtual CPU devices, a core each, only pay for: 6 % of a step.
 CPU_OPTIONS = {'xla_cpu_enable_concurrency_optimized_scheduler': False}
 
@@ -37,20 +40,37 @@ def batch_rows(seed: Array, step: Array, images: int, batch_size: int) -> Int[Ar
     return rng.permuted(rng.key(seed, 'order', epoch), batch * batch_size + jnp.arange(batch_size), images)
 
 
+def from_resident(seed: Array, step: Array, data: Data, positions: Int[Array, ' share'], batch_size: int) -> Take:
+    """Picks out of the whole training split."""
+    rows = batch_rows(seed, step, len(data['images']), batch_size)
+    return lambda places: tuple(data[name][rows[places]] for name in FIELDS)
+
+
+def from_stream(seed: Array, step: Array, data: Data, positions: Int[Array, ' share'], batch_size: int) -> Take:
+    """Picks out of what data/stream.py has read for this device: the rows at `positions` and, for mixing, the one after them."""
+    return lambda places: tuple(data[name][(places - positions[0]) % batch_size] for name in FIELDS)
+
+
 def make_batch(
-    seed: Array, step: Array, data: Data, positions: Int[Array, ' share'], batch_size: int, options: ConfigDict
+    seed: Array,
+    step: Array,
+    data: Data,
+    positions: Int[Array, ' share'],
+    batch_size: int,
+    options: ConfigDict,
+    source: Callable[..., Take] = from_resident,
 ) -> tuple[Float[Array, 'share crop crop 1'], Float[Array, 'share classes'], Float[Array, ' share']]:
     """Images, targets and weights at `positions` of the global batch of `step`.
 
     Mixup and CutMix mix position i with i + 1 of the same batch, which may lie on another device; as every device holds the
-    data set, it makes that neighbour's view itself instead of asking for it.
+    data set, or was given that image too, it makes that neighbour's view itself instead of asking for it.
     """
-    rows = batch_rows(seed, step, len(data['images']), batch_size)
+    take = source(seed, step, data, positions, batch_size)
     key = rng.key(seed, 'augment', step)
 
     def views(places: Int[Array, ' share']) -> tuple[Array, Array, Array]:
-        chosen = rows[places]
-        return augment_batch(data['images'][chosen], key, places, options), data['targets'][chosen], data['weights'][chosen]
+        images, targets, weights = take(places)
+        return augment_batch(images, key, places, options), targets, weights
 
     images, targets, weights = views(positions)
     if options.mixup or options.cutmix:
@@ -79,12 +99,16 @@ def mixing_mask(key: Array, options: ConfigDict) -> Float[Array, 'rows columns']
     return (far[0][:, None] | far[1][None]).astype(jnp.float32)
 
 
-def make_train_chunk(config: ConfigDict, network: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh, steps: int) -> TrainChunk:
+def make_train_chunk(
+    config: ConfigDict, network: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh, steps: int, streamed: bool = False
+) -> TrainChunk:
     """A compiled function of (state, data) that takes `steps` steps and returns the state and each step's metrics.
 
-    The state passed in is donated. `network.statistics_axis` decides whether batch norm sees the global batch.
+    The state passed in is donated. `network.statistics_axis` decides whether batch norm sees the global batch. With
+    `streamed` the data are not the training split but what data/stream.py reads for each call; the results are the same.
     """
-    return compile_sharded(train_chunk(config, network, optimizer, mesh.shape[DATA], steps), mesh, P())
+    chunk = train_chunk(config, network, optimizer, mesh.shape[DATA], steps, streamed)
+    return compile_sharded(chunk, mesh, P(), STREAMED if streamed else WHOLE)
 
 
 def make_replica_chunk(
@@ -107,15 +131,18 @@ def make_replica_chunk(
     return compile_sharded(jax.vmap(chunk, in_axes=(0, None)) if vectorised else in_turn, mesh, P(REPLICA))
 
 
-def train_chunk(config: ConfigDict, network: nn.Module, optimizer: optax.GradientTransformation, devices: int, steps: int) -> TrainChunk:
+def train_chunk(
+    config: ConfigDict, network: nn.Module, optimizer: optax.GradientTransformation, devices: int, steps: int, streamed: bool = False
+) -> TrainChunk:
     """What one of `devices` devices does in `steps` steps of a run whose batches they share."""
     share = config.batch_size // devices
+    source = from_stream if streamed else from_resident
     if devices == 1:  # XLA on CPU leaves sums over a single device standing
         network = network.clone(statistics_axis=None)
 
     def train_step(state: TrainState, data: Data) -> tuple[TrainState, dict[str, Array]]:
         positions = jax.lax.axis_index(DATA) * share + jnp.arange(share)
-        images, targets, weights = make_batch(state.seed, state.step, data, positions, config.batch_size, config.augment)
+        images, targets, weights = make_batch(state.seed, state.step, data, positions, config.batch_size, config.augment, source)
 
         def loss(params: dict) -> tuple[Array, tuple[Array, dict]]:
             variables = state.variables | {'params': params}
@@ -146,17 +173,19 @@ def train_chunk(config: ConfigDict, network: nn.Module, optimizer: optax.Gradien
 
     def chunk(state: TrainState, data: Data) -> tuple[TrainState, Metrics]:
         if steps == 1:  # on CPU a convolution's gradient inside a loop misses XLA's fast path
-            state, metrics = train_step(state, data)
+            state, metrics = train_step(state, jax.tree.map(operator.itemgetter(0), data) if streamed else data)
             return state, jax.tree.map(lambda x: x[None], metrics)
+        if streamed:
+            return jax.lax.scan(train_step, state, data, length=steps)
         return jax.lax.scan(lambda state, _: train_step(state, data), state, length=steps)
 
     return chunk
 
 
-def compile_sharded(chunk: TrainChunk, mesh: Mesh, spec: P) -> TrainChunk:
-    """`chunk` over the mesh, compiled; the state and the metrics lie as `spec` says, the data whole on each device."""
+def compile_sharded(chunk: TrainChunk, mesh: Mesh, spec: P, data_spec: P = WHOLE) -> TrainChunk:
+    """`chunk` over the mesh, compiled; the state and the metrics lie as `spec` says, the data as `data_spec`."""
     # Sums over devices are all written out above, so the automatic ones of check_vma would count gradients twice.
-    sharded = jax.shard_map(chunk, mesh=mesh, in_specs=(spec, P()), out_specs=(spec, spec), check_vma=False)
+    sharded = jax.shard_map(chunk, mesh=mesh, in_specs=(spec, data_spec), out_specs=(spec, spec), check_vma=False)
     return jax.jit(sharded, donate_argnums=0, compiler_options=CPU_OPTIONS if on_cpu(mesh) else None)
 
 

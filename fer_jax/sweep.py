@@ -16,12 +16,15 @@ from fer_jax import plan
 from fer_jax.claims import Claim, acquire, end, folder_time, heartbeat, latest
 from fer_jax.errors import Diverged, InputError, Interrupted
 from fer_jax.plan import Failure, SweepRun
+from fer_jax.replicas import train_together
 from fer_jax.train import train
 
 POLL_SECONDS = 5.0  # between two looks at the runs that other processes have
 
 
-def sweep(reference: str, overrides: dict[str, str], seeds: str, only: str, workdir: pathlib.Path | None, dry_run: bool) -> int:
+def sweep(
+    reference: str, overrides: dict[str, str], seeds: str, only: str, workdir: pathlib.Path | None, dry_run: bool, together: int = 1
+) -> int:
     """Runs every configuration of a file with every seed, in `workdir`/<name>/seed<k>/, and prints a table of their accuracies.
 
     Seed by seed, so that what is there before the end is whole rows of all variants. Finished runs are left as they are,
@@ -34,6 +37,7 @@ def sweep(reference: str, overrides: dict[str, str], seeds: str, only: str, work
       only: names of the configurations to run, with commas between; all where empty.
       workdir: default_sweep_workdir where None.
       dry_run: only print the runs and how far each is.
+      together: seeds of a configuration that are trained in one program, at most.
 
     Returns:
       The exit code: 0 all runs are finished, 1 one failed, 2 all did because of wrong input.
@@ -42,6 +46,8 @@ def sweep(reference: str, overrides: dict[str, str], seeds: str, only: str, work
       InputError: the file, a field, `seeds`, `only` or `workdir` is wrong.
       Interrupted: after SIGTERM or SIGINT; the same command goes on.
     """
+    if together < 1:
+        raise InputError(f'--together {together}: one seed at a time is 1')
     variants = plan.name_variants(reference, overrides)
     workdir = workdir or plan.default_sweep_workdir(reference, variants)
     runs = plan.plan_runs(variants, plan.parse_seeds(seeds), only, workdir)
@@ -54,7 +60,7 @@ def sweep(reference: str, overrides: dict[str, str], seeds: str, only: str, work
     print(f'sweep: {workdir}/, {len(runs)} runs')
     with stop_signals() as stopped:
         try:
-            outcomes = work(runs, workdir / 'claims', stopped)
+            outcomes = work(runs, workdir / 'claims', stopped, together)
         except KeyboardInterrupt:
             raise Interrupted('stopped by a signal; the same command goes on') from None
     print(f'\n{table(runs, outcomes)}\n\nfor the report: python -m fer_jax report --workdir {workdir}')
@@ -92,7 +98,7 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
         os.close(writing)
 
 
-def work(runs: list[SweepRun], claims: pathlib.Path, stopped: Callable[[], bool]) -> dict[str, float | Failure]:
+def work(runs: list[SweepRun], claims: pathlib.Path, stopped: Callable[[], bool], together: int = 1) -> dict[str, float | Failure]:
     """Runs what is free until every run is finished or failed, here or elsewhere; returns accuracy or failure by the runs' keys.
 
     Raises:
@@ -103,14 +109,14 @@ def work(runs: list[SweepRun], claims: pathlib.Path, stopped: Callable[[], bool]
     began, pending, waited_for = folder_time(claims), runs, ''
     while pending:
         elsewhere: dict[str, Claim] = {}
-        for run in pending:
-            outcome = attempt(run, claims, began, stopped)
-            if isinstance(outcome, Claim):
-                elsewhere[run.key] = outcome
-            else:
-                outcomes[run.key] = outcome
-                where = sys.stderr if isinstance(outcome, Failure) else sys.stdout
-                print(f'{run.title}: {plan.outcome_text(run, outcome)}', file=where, flush=True)
+        for group in plan.groups(pending, together):
+            for run, outcome in zip(group, attempt(group, claims, began, stopped), strict=True):
+                if isinstance(outcome, Claim):
+                    elsewhere[run.key] = outcome
+                else:
+                    outcomes[run.key] = outcome
+                    where = sys.stderr if isinstance(outcome, Failure) else sys.stdout
+                    print(f'{run.title}: {plan.outcome_text(run, outcome)}', file=where, flush=True)
             if stopped() and len(outcomes) < len(runs):
                 raise Interrupted('stopped by a signal; the same command goes on')
         took_some = len(elsewhere) < len(pending)
@@ -125,8 +131,44 @@ def work(runs: list[SweepRun], claims: pathlib.Path, stopped: Callable[[], bool]
     return outcomes | {run.key: plan.result(run) for run in runs if isinstance(outcomes[run.key], Failure) and plan.is_finished(run)}
 
 
-def attempt(run: SweepRun, claims: pathlib.Path, began: float, stopped: Callable[[], bool]) -> float | Failure | Claim:
-    """Takes the run to its end if it is free: its accuracy, why it failed, or the claim of the process that has it."""
+def attempt(group: list[SweepRun], claims: pathlib.Path, began: float, stopped: Callable[[], bool]) -> list[float | Failure | Claim]:
+    """Takes those of `group` that are free to their end: for each its accuracy, why it failed, or the claim of the process that has it."""
+    outcomes, mine = {run.key: known(run, claims, began) for run in group}, {}
+    for run in group:
+        if outcomes[run.key] is None:
+            mine[run.key] = acquire(claims, run.key)
+            if mine[run.key] is None:
+                del mine[run.key]
+                outcomes[run.key] = latest(claims, run.key)
+    free = [run for run in group if run.key in mine]
+    lost, states = threading.Event(), dict.fromkeys(mine, 'stopped')
+    try:
+        with contextlib.ExitStack() as beating:
+            for path in mine.values():
+                beating.enter_context(heartbeat(path, lost))
+            errors = take_to_the_end(free) if free else []
+        for run, error in zip(free, errors, strict=True):
+            outcomes[run.key] = failure_of(error) if error else plan.result(run)
+            states[run.key] = 'diverged' if error else 'finished'
+    except (Exception, KeyboardInterrupt) as error:
+        if lost.is_set():
+            print(f'{free[0].title}: another process has taken it over, for no sign of life came from this one', file=sys.stderr)
+            outcomes |= {run.key: latest(claims, run.key) for run in free}
+        elif isinstance(error, Interrupted | KeyboardInterrupt):
+            raise
+        else:
+            outcomes |= dict.fromkeys(mine, failure_of(error))
+            states = dict.fromkeys(mine, 'diverged' if isinstance(error, Diverged) else 'failed')
+    finally:
+        if lost.is_set():
+            stopped()  # notes the signal that the heartbeat sent
+        for key, path in mine.items():
+            end(path, states[key], outcomes[key].reason if isinstance(outcomes[key], Failure) else '')
+    return list(outcomes.values())
+
+
+def known(run: SweepRun, claims: pathlib.Path, began: float) -> float | Failure | None:
+    """The outcome of a run that need not be taken up; None of one that may have to."""
     if plan.is_finished(run):
         return plan.result(run)
     claim = latest(claims, run.key)
@@ -135,29 +177,26 @@ def attempt(run: SweepRun, claims: pathlib.Path, began: float, stopped: Callable
     if run.config.parallel.cpu_devices != run.cpu_devices:
         reason = f'parallel.cpu_devices={run.config.parallel.cpu_devices}, but this process has {run.cpu_devices}'
         return Failure(f'{reason}; give it a process of its own, with --only {run.config.name}', is_input=True)
-    path = acquire(claims, run.key)
-    if path is None:
-        return latest(claims, run.key)
-    lost, state, outcome = threading.Event(), 'stopped', None
-    try:
-        with heartbeat(path, lost):
-            if not plan.is_finished(run):  # by another process, since we looked
-                print(f'{run.title}: {plan.progress(run)}', flush=True)
-                gc.collect()  # the arrays and programs of the run before, which hang on one another in circles
-                train(run.config, run.folder)
-        outcome, state = plan.result(run), 'finished'
-    except (Exception, KeyboardInterrupt) as error:
-        if lost.is_set():
-            print(f'{run.title}: another process has taken it over, for no sign of life came from this one', file=sys.stderr)
-            return latest(claims, run.key)
-        if isinstance(error, Interrupted | KeyboardInterrupt):
-            raise
-        outcome, state = failure_of(error), 'diverged' if isinstance(error, Diverged) else 'failed'
-    finally:
-        if lost.is_set():
-            stopped()  # notes the signal that the heartbeat sent
-        end(path, state, outcome.reason if isinstance(outcome, Failure) else '')
-    return outcome
+    return None
+
+
+def take_to_the_end(runs: list[SweepRun]) -> list[Diverged | None]:
+    """Trains and scores what is not finished of `runs`, which this process has claimed; for each None, or why it has no result.
+
+    Raises:
+      whatever train.train raises, of all of them.
+    """
+    left = [run for run in runs if not plan.is_finished(run)]  # another process may have been there since we looked
+    for run in left:
+        print(f'{run.title}: {plan.progress(run)}', flush=True)
+    gc.collect()  # the arrays and programs of the run before, which hang on one another in circles
+    errors: list[Diverged | None] = [None] * len(left)
+    if len(left) == 1:
+        train(left[0].config, left[0].folder)
+    elif left:
+        errors = train_together([run.config for run in left], [run.folder for run in left])
+    told = dict(zip((run.key for run in left), errors, strict=True))
+    return [told.get(run.key) for run in runs]
 
 
 def failure_of(error: Exception) -> Failure:

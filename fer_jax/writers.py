@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import io
 import json
+import logging
 import math
 import os
 import pathlib
@@ -23,6 +24,30 @@ from fer_jax.files import write_atomic
 PACKAGES = (
     'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets', 'array_record', 'ml_collections', 'clu', 'grain', 'numpy'
 )  # fmt: skip
+
+LOG = logging.getLogger('fer_jax.run')
+
+
+@contextlib.contextmanager
+def process_log(workdir: pathlib.Path, process: int) -> Iterator[None]:
+    """Writes what this process does meanwhile to `workdir`/logs/process-<k>.log: who and where it is, each message, how it ended."""
+    (workdir / 'logs').mkdir(exist_ok=True)
+    handler = logging.FileHandler(workdir / 'logs' / f'process-{process}.log')
+    handler.setFormatter(logging.Formatter('%(asctime)s  %(message)s'))
+    LOG.propagate = False
+    LOG.setLevel(logging.INFO)
+    LOG.addHandler(handler)
+    try:
+        devices = f'{jax.local_device_count()} of {jax.device_count()} {jax.default_backend()} device(s)'
+        LOG.info(f'start: process {process} of {jax.process_count()}, number {os.getpid()} on {platform.node()}, {devices}')
+        yield
+        LOG.info('end')
+    except BaseException as error:
+        LOG.info(f'{type(error).__name__}: {error}')
+        raise
+    finally:
+        LOG.removeHandler(handler)
+        handler.close()
 
 
 class MetricWriter:
@@ -127,14 +152,15 @@ class MetricWriter:
 
     def validation(self, step: int, metrics: dict[str, float]) -> None:
         """Logs an evaluation after `step` steps, and shows it as a line that stays."""
+        self.message(f'epoch {step / self._steps_per_epoch:.1f}  validation: {shown(metrics)}')
         if self._lead:
             self._record('validation', step, metrics)
-            self.message(f'epoch {step / self._steps_per_epoch:.1f}  validation: {shown(metrics)}')
             if self._events:
                 self._events.flush()
 
     def message(self, text: str) -> None:
-        """Shows a line that stays, without tearing the progress line."""
+        """Shows a line that stays, without tearing the progress line; every process also notes it in its own log."""
+        LOG.info(text)
         if self._lead:
             self._stream.write(('\r\x1b[K' if self._overwritable else '') + text + '\n')
             self._stream.flush()

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import pytest
 
 from fer_jax import claims
+from fer_jax.errors import InputError
 
 
 def claim_of_another(folder: pathlib.Path, number: int = 1, age: float = 0.0, **fields: object) -> pathlib.Path:
@@ -135,3 +137,40 @@ def test_the_time_is_that_of_the_folder(tmp_path):
 def test_no_claim_and_no_folder(tmp_path):
     for folder in (tmp_path, tmp_path / 'nowhere'):
         assert claims.latest(folder, 'base-seed0') == (0, {}, 0.0)
+
+
+# --- A folder for one
+
+
+def test_a_second_process_is_refused_by_number_and_host(tmp_path):
+    with claims.holding(tmp_path / 'claims', 'run', 'runs/x'):
+        message = rf'^runs/x: process {os.getpid()} on host \S+ is at work there; wait for its end, stop it, or choose another --workdir$'
+        with pytest.raises(InputError, match=message), claims.holding(tmp_path / 'claims', 'run', 'runs/x'):
+            pass
+    with claims.holding(tmp_path / 'claims', 'run', 'runs/x'):
+        pass
+
+
+def test_what_a_killed_process_of_this_machine_held_is_free_at_once(tmp_path):
+    claim_of_another(tmp_path, machine=claims.machine(), process=dead_process())
+    with claims.holding(tmp_path, 'base-seed0', 'runs/x'):
+        assert claims.latest(tmp_path, 'base-seed0').number == 2
+
+
+def test_another_hosts_is_waited_for_until_it_is_lost_or_gives_a_sign_of_life(tmp_path, monkeypatch, capsys):
+    path, looks = claim_of_another(tmp_path, age=claims.STALE_SECONDS - 5), []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        os.utime(path, (time.time() - (0 if alive else claims.STALE_SECONDS + 1),) * 2)
+
+    monkeypatch.setattr(claims, 'time', types.SimpleNamespace(sleep=sleep))
+    alive = True
+    with pytest.raises(InputError, match='process 7 on host elsewhere is at work there'), claims.holding(tmp_path, 'base-seed0', 'runs/x'):
+        pass
+    os.utime(path, (time.time() - claims.STALE_SECONDS + 5,) * 2)
+    alive = False
+    with claims.holding(tmp_path, 'base-seed0', 'runs/x'):
+        assert claims.latest(tmp_path, 'base-seed0').number == 2
+    assert len(looks) == 2
+    assert capsys.readouterr().err.count('waiting up to 120 s for a sign of life of process 7 on host elsewhere') == 2

@@ -1,13 +1,17 @@
 """The house rules that a machine can hold: lint, format, sizes, shell scripts, pinned requirements."""
 
 import ast
+import builtins
+import dis
 import os
 import pathlib
 import re
 import shutil
 import subprocess
+import symtable
 import sys
 import tomllib
+import types
 
 import pytest
 from packaging.markers import default_environment
@@ -16,6 +20,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = pathlib.Path(__file__).parent.parent
 SCRIPTS = [ROOT / '.ci/run', *sorted((ROOT / 'launch').glob('*.sh')), *sorted((ROOT / 'requirements').glob('*.sh'))]
+SOURCES = [path for folder in ('fer_jax', 'configs', 'benchmarks', 'launch', 'tests') for path in sorted((ROOT / folder).rglob('*.py'))]
 LOCKS = [ROOT / 'requirements.txt', *sorted((ROOT / 'requirements').glob('*.txt'))]
 # A list of fields with a comment each, no logic.
 LISTINGS = ('default_config',)
@@ -43,6 +48,19 @@ def test_a_file_is_read_at_one_sitting_and_a_function_on_one_screen(path):
     functions = [node for node in functions if node.name not in LISTINGS]
     long = {node.name: node.end_lineno - node.lineno + 1 for node in functions if node.end_lineno - node.lineno >= 70}
     assert not long
+
+
+@pytest.mark.parametrize('path', SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_name_that_code_reads_is_there(path):
+    """What ruff's F821 would find, which cannot tell jaxtyping's shapes from names."""
+    text, unknown = path.read_text(), []
+    known = set(symtable.symtable(text, path.name, 'exec').get_identifiers()) | set(dir(builtins)) | {'__file__', '__name__'}
+    codes = [compile(text, path.name, 'exec')]
+    while codes:
+        code = codes.pop()
+        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+        unknown += [found.argval for found in dis.get_instructions(code) if found.opname == 'LOAD_GLOBAL' and found.argval not in known]
+    assert not unknown
 
 
 @pytest.mark.parametrize('path', SCRIPTS, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -46,9 +46,21 @@ def test_replicate():
 def test_the_cpu_is_split_as_asked_or_by_its_cores(monkeypatch, asked, cores, devices):
     seen = {}
     monkeypatch.setattr(parallel.os, 'sched_getaffinity', lambda process: set(range(cores)), raising=False)
-    monkeypatch.setattr(parallel.jax, 'config', types.SimpleNamespace(update=seen.__setitem__, jax_compilation_cache_dir='told'))
+    monkeypatch.setattr(
+        parallel.jax, 'config', types.SimpleNamespace(update=seen.__setitem__, jax_num_cpu_devices=-1, jax_compilation_cache_dir='told')
+    )
     parallel.start(asked)
     assert seen == {'jax_num_cpu_devices': devices}
+
+
+def test_a_number_of_devices_that_jax_was_told_stays(monkeypatch):
+    seen = {}
+    told = types.SimpleNamespace(update=seen.__setitem__, jax_num_cpu_devices=3, jax_compilation_cache_dir='told')
+    monkeypatch.setattr(parallel.jax, 'config', told)
+    parallel.start(0)
+    assert seen == {}
+    parallel.start(2)
+    assert seen == {'jax_num_cpu_devices': 2}
 
 
 @pytest.mark.parametrize(

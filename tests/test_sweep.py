@@ -23,7 +23,7 @@ from fer_jax.claims import latest
 from fer_jax.config import load_variants, values
 from fer_jax.errors import Diverged, InputError, Interrupted
 from fer_jax.network import make_network
-from fer_jax.train import stop_signals
+from fer_jax.parallel import stop_signals
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -418,6 +418,7 @@ def train(config, workdir):
     (workdir / 'part').rename(workdir / 'result.json')
 
 sys.modules['fer_jax.train'] = types.SimpleNamespace(train=train)
+sys.modules['fer_jax.replicas'] = types.SimpleNamespace(train_together=None)
 sys.modules['fer_jax.run'] = types.SimpleNamespace(check_workdir=lambda *_: None, default_workdir=None)
 from fer_jax import sweep
 from fer_jax.__main__ import main

@@ -1,6 +1,7 @@
 """Whole runs as a user starts them: to the end, killed and resumed, refused, diverged; evaluated here and elsewhere."""
 
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -11,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from fer_jax.claims import holding
 from tests.tiny import overrides, run, start
 
 
@@ -71,6 +73,17 @@ def test_the_best_checkpoint_is_the_best_validation_line(finished: pathlib.Path)
     result = json.loads((finished / 'result.json').read_text())
     assert result['best_step'] == -minus_step
     assert result['validation_centre']['accuracy'] == pytest.approx(best_accuracy)
+
+
+def test_a_workdir_in_which_another_process_trains_is_refused(finished: pathlib.Path, folder: pathlib.Path) -> None:
+    workdir = folder / 'taken'
+    workdir.mkdir()
+    shutil.copy(finished / 'config.json', workdir)
+    with holding(workdir / 'claims', 'run', 'this test'):
+        code, _, err = run('train', '--workdir', str(workdir), *overrides(folder))
+    assert code == 2 and err.count('\n') == 1
+    assert f'error: {workdir}: process {os.getpid()} on host ' in err and 'is at work there' in err
+    assert not (workdir / 'metrics.jsonl').exists()
 
 
 def test_a_finished_run_says_so(finished: pathlib.Path, folder: pathlib.Path) -> None:

@@ -18,8 +18,9 @@ from fer_jax.config import load_config, values
 from fer_jax.errors import InputError
 from fer_jax.fields import default_config
 from fer_jax.files import read_json
+from fer_jax.loop import Loop
 from fer_jax.run import build, default_workdir
-from fer_jax.train import Loop, train
+from fer_jax.train import train
 from fer_jax.weights import (
     Weights,
     difference_text,

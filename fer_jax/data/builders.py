@@ -1,6 +1,7 @@
 """TFDS builders, one named for each data set, that write a Source as ArrayRecord shards. None needs TensorFlow."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -9,6 +10,7 @@ from fer_jax.data.schema import IMAGE_SIDE, Faces, Source
 
 # The optional fields of Faces and how a record calls them; a set without them has no such feature.
 OPTIONAL = {'subjects': 'subject', 'sequences': 'sequence', 'rows': 'row'}
+SHARD_IMAGES = 100_000  # in one shard, at most: 230 MB
 
 
 class LocalInfo(tfds.core.DatasetInfo):
@@ -18,10 +20,11 @@ class LocalInfo(tfds.core.DatasetInfo):
         pass
 
 
-class FacesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class FacesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """Writes a Source: image uint8 [48, 48], label, and subject, sequence and row where known, in the source's order.
 
-    Images are Tensors, not TFDS Images: those need TensorFlow to be written.
+    Images are Tensors, not TFDS Images: those need TensorFlow to be written. So would a GeneratorBasedBuilder, for a split of
+    more than a gigabyte; shard by shard, one shard is held in memory.
     """
 
     VERSION = tfds.core.Version('1.0.0')
@@ -43,12 +46,16 @@ class FacesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         # Order is part of the content (FER+ is joined by it), and every run shuffles for itself.
         return LocalInfo(builder=self, description=__doc__, features=tfds.features.FeaturesDict(features), disable_shuffling=True)
 
-    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
-        return {split: self._generate_examples(faces) for split, faces in self._source.splits.items()}
+    def _shard_iterators_per_split(self, dl_manager) -> dict[str, list[Callable[[], Iterator[tuple[int, dict]]]]]:
+        return {
+            split: [functools.partial(self._examples, faces, start) for start in range(0, len(faces), SHARD_IMAGES)]
+            for split, faces in self._source.splits.items()
+        }
 
-    def _generate_examples(self, faces: Faces) -> Iterator[tuple[int, dict]]:
+    def _examples(self, faces: Faces, start: int) -> Iterator[tuple[int, dict]]:
+        """The records of the shard whose first is `start`."""
         names = present(faces)
-        for i in range(len(faces)):
+        for i in range(start, min(start + SHARD_IMAGES, len(faces))):
             optional = {name: getattr(faces, field)[i] for field, name in names.items()}
             optional = {name: int(value) if name == 'row' else str(value) for name, value in optional.items()}
             yield i, {'image': faces.images[i], 'label': int(faces.labels[i]), **optional}

@@ -5,7 +5,7 @@ import dataclasses
 import io
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -37,6 +37,20 @@ def decode_face(content: bytes) -> UInt8[np.ndarray, '48 48']:
     centred square of it resampled to 48×48.
 
     Raises:
+      InputError: as of `decode`.
+    """
+
+    def read(image: Image.Image) -> Image.Image:
+        image.draft('L', (2 * IMAGE_SIDE, 2 * IMAGE_SIDE))  # a large JPEG need not be decoded at full size
+        return grey(ImageOps.exif_transpose(image))
+
+    return square_face(decode(content, read))
+
+
+def decode(content: bytes, read: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """What `read` makes of an image file that is opened, with none of its pixels decoded yet.
+
+    Raises:
       InputError: it is not an image of FORMATS, is damaged, or is larger than Pillow's limit against decompression bombs.
     """
     if not content:
@@ -48,8 +62,7 @@ def decode_face(content: bytes) -> UInt8[np.ndarray, '48 48']:
             warnings.simplefilter('ignore')  # of odd metadata; size is checked below, before any pixel is decoded
             if image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise InputError(f'{image.width}×{image.height} pixels: refused as a decompression bomb')
-            image.draft('L', (2 * IMAGE_SIDE, 2 * IMAGE_SIDE))  # a large JPEG need not be decoded at full size
-            grey = _grey(ImageOps.exif_transpose(image))
+            return read(image)
     except InputError:
         raise
     except MemoryError:
@@ -57,16 +70,20 @@ def decode_face(content: bytes) -> UInt8[np.ndarray, '48 48']:
     except Exception as error:  # Pillow's decoders raise a dozen kinds on damaged files, also KeyError and struct.error
         reason = 'not an image' if isinstance(error, Image.UnidentifiedImageError) else f'damaged image ({error})'
         raise InputError(reason) from None
-    if grey.size == (IMAGE_SIDE, IMAGE_SIDE):
-        return np.asarray(grey)
-    side = min(grey.size)
-    left, top = (grey.width - side) // 2, (grey.height - side) // 2
+
+
+def square_face(image: Image.Image) -> UInt8[np.ndarray, '48 48']:
+    """The largest centred square of a grey image, resampled to 48×48."""
+    if image.size == (IMAGE_SIDE, IMAGE_SIDE):
+        return np.asarray(image)
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
     # Cropped first: resize(box=…) lets the pixels around the box bleed in.
-    square = grey.crop((left, top, left + side, top + side))
+    square = image.crop((left, top, left + side, top + side))
     return np.asarray(square.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BILINEAR))
 
 
-def _grey(image: Image.Image) -> Image.Image:
+def grey(image: Image.Image) -> Image.Image:
     """Mode L of any mode; 16 bits keep their upper 8, floats are taken as 0 to 1, or as 0 to 255 if any is above 1."""
     if image.mode.startswith('I') or image.mode == 'F':
         values = np.asarray(image, np.float64)

@@ -1,4 +1,4 @@
-"""A prepared data set in memory: checked against its manifest, with duplicates left out and votes joined as configured."""
+"""A prepared data set, in memory or with its training images in their shards: checked, with duplicates left out and votes joined."""
 
 import dataclasses
 import pathlib
@@ -7,30 +7,39 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fer_jax.data.fer2013 import read_votes
-from fer_jax.data.manifest import content_sha256, identities
+from fer_jax.data.manifest import BLOCK, content_sha256, identities
 from fer_jax.data.prepare import prepare, prepared_folder
 from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Dataset, Faces
+from fer_jax.data.shards import damaged, note_checked, open_split
 from fer_jax.errors import InputError
 from fer_jax.files import sha256_file
 
-BLOCK = 4096  # records decoded together
+RESIDENT_SHARE = 0.25  # of a device's memory that the training images may take; the rest is for what a step holds
 
 
-def load(data: ConfigDict) -> Dataset:
-    """The data set that `data` (config.data) names, prepared on demand; all of it in memory (83 MB for FER2013).
+def load(data: ConfigDict, device_memory: int | None = None) -> Dataset:
+    """The data set that `data` (config.data) names, prepared on demand; all of it in memory (83 MB for FER2013), or, where
+    `pipeline` says stream, all but the training images.
 
     With data.votes every Faces carries FER+'s soft targets; with data.dedup train lacks the images whose pixels also stand in
     validation or test. Both are noted in the Dataset's manifest, as 'votes' and 'dedup'.
 
     Raises:
-      InputError: as of `prepare`; the prepared files do not hold what their manifest says; or votes do not fit the data.
+      InputError: as of `prepare`; the prepared files do not hold what their manifest says; votes do not fit the data; or dedup is
+        wanted of training images that are not in memory.
     """
     manifest = prepare(data)
     folder = prepared_folder(data, manifest)
-    splits = _read_splits(folder)
+    streamed = pipeline(data.pipeline, manifest['splits']['train']['count'], device_memory) == 'stream'
+    if streamed and data.dedup:
+        raise InputError('data.dedup compares whole images, which data.pipeline=stream does not hold: set data.pipeline=resident')
+    splits, checked = _read_splits(folder, streamed)
     counts = {split: manifest['splits'][split]['count'] for split in SPLITS}
-    if {split: len(faces) for split, faces in splits.items()} != counts or content_sha256(splits) != manifest['content_sha256']:
+    fitting = {split: len(faces) for split, faces in splits.items()} == counts
+    if not (fitting and (checked or content_sha256(splits) == manifest['content_sha256'])):
         raise InputError(f'{folder}: damaged: its records are not those of its manifest.json: delete the folder and prepare again')
+    if streamed and not checked:
+        note_checked(folder, 'train', splits['train'])
     titles = {split: manifest['splits'][split]['title'] for split in SPLITS}
     if data.votes:
         if data.dataset != 'fer2013':
@@ -44,16 +53,31 @@ def load(data: ConfigDict) -> Dataset:
     return Dataset(manifest['dataset'], tuple(manifest['class_names']), splits, titles, manifest)
 
 
-def _read_splits(folder: pathlib.Path) -> dict[str, Faces]:
+def pipeline(chosen: str, images: int, device_memory: int | None) -> str:
+    """`resident` or `stream`: what is `chosen`, or by `auto` what so many training images of 48×48 bytes ask for.
+
+    Args:
+      device_memory: bytes of one device, each of which would hold all of them; None is more than enough.
+    """
+    if chosen != 'auto':
+        return chosen
+    return 'resident' if device_memory is None or images * IMAGE_SIDE**2 <= RESIDENT_SHARE * device_memory else 'stream'
+
+
+def _read_splits(folder: pathlib.Path, streamed: bool) -> tuple[dict[str, Faces], bool]:
+    """The splits, and whether the shards need no check against the manifest any more."""
     import tensorflow_datasets as tfds  # here, so that importing this module stays quick
 
     try:
         source = tfds.builder_from_directory(str(folder)).as_data_source()
-        return {split: _read_split(source[split]) for split in SPLITS}
+        splits = {split: _read_split(source[split]) for split in SPLITS[streamed:]}
     # The reader is C++ and names its errors as it likes; whatever it says about these files, they are not what was written.
     except Exception as error:
-        reason = ' '.join(str(error).split())[:200]
-        raise InputError(f'{folder}: damaged ({reason}): delete the folder and prepare again') from None
+        raise damaged(folder, error) from None
+    if not streamed:
+        return splits, False
+    train, checked = open_split(folder, 'train')
+    return {'train': train, **splits}, checked
 
 
 def _read_split(records) -> Faces:

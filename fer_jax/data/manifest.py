@@ -12,6 +12,7 @@ from jaxtyping import Int64
 from fer_jax.data.schema import SPLITS, Faces, Source
 
 FORMAT = 1  # of the prepared folder; another number prepares anew
+BLOCK = 4096  # images looked at together: those of a split may be read as they are asked for
 PACKAGES = ('numpy', 'pillow', 'tensorflow-datasets', 'array-record')
 
 
@@ -46,17 +47,22 @@ def content_sha256(splits: Mapping[str, Faces]) -> str:
     digest = hashlib.sha256()
     for split in SPLITS:
         digest.update(f'{split} {len(splits[split])}\n'.encode())
-        digest.update(np.ascontiguousarray(splits[split].images).data)
+        for start in range(0, len(splits[split]), BLOCK):
+            digest.update(np.ascontiguousarray(splits[split].images[start : start + BLOCK]).data)
         digest.update(np.ascontiguousarray(splits[split].labels, '<i4').data)
     return digest.hexdigest()
 
 
 def identities(splits: Mapping[str, Faces]) -> dict[str, Int64[np.ndarray, 'n']]:
     """A number for each image, over all splits, the same exactly where all pixels are."""
-    numbers: dict[bytes, int] = {}
-    return {
-        split: np.array([numbers.setdefault(image.tobytes(), len(numbers)) for image in splits[split].images], np.int64) for split in SPLITS
-    }
+    numbers: dict[bytes, int] = {}  # by checksum: the images themselves may be more than memory holds
+
+    def of_split(faces: Faces) -> Int64[np.ndarray, 'n']:
+        blocks = (faces.images[start : start + BLOCK] for start in range(0, len(faces), BLOCK))
+        digests = (hashlib.sha256(image).digest() for block in blocks for image in np.ascontiguousarray(block))
+        return np.fromiter((numbers.setdefault(digest, len(numbers)) for digest in digests), np.int64, len(faces))
+
+    return {split: of_split(splits[split]) for split in SPLITS}
 
 
 def _duplicates(splits: Mapping[str, Faces]) -> dict:

@@ -1,6 +1,7 @@
 """What a data set is: faces, splits and classes, as readers hand them over and as runs load them."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
@@ -17,7 +18,7 @@ class DataWarning(UserWarning):
 class Faces:
     """One split. The optional arrays are None where the source knows nothing of the kind."""
 
-    images: UInt8[np.ndarray, 'n 48 48']
+    images: UInt8[Any, 'n 48 48']  # an array, or shards.ShardImages, which reads those that are asked for
     labels: Int32[np.ndarray, 'n']
     subjects: np.ndarray | None = None  # [n] str; '' is unknown
     votes: Float32[np.ndarray, 'n classes'] | None = None  # soft targets that sum to 1 (FER+)
@@ -26,6 +27,11 @@ class Faces:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the images are an array, rather than read from files where they are asked for."""
+        return isinstance(self.images, np.ndarray)
 
     def take(self, index: np.ndarray) -> 'Faces':
         """The faces at `index` (positions or a mask), every field along."""

@@ -3,8 +3,10 @@
     python -m benchmarks.inference [--out results/speed/inference] [--quick] [--config.FIELD=VALUE …]
 
 Each contender takes normalised float32 faces [B, 40, 40, 1] from the host's memory and gives logits back to it. fer_jax
-shares the 256 over the devices as its evaluation does, and takes a single face on one device. The ONNX file is exported
-by the PyTorch peer, into which the weights were copied. Logits that part by more than rounding end the benchmark.
+shares the 256 over the devices as its evaluation does, and takes a single face on one device. `onnxruntime` runs the file
+that PyTorch exports of the peer, into which the weights were copied; `fer_jax exported` runs, in ONNX Runtime too, the file
+that `python -m fer_jax export --format onnx` writes, which takes whole uint8 faces, crops and normalises them itself and
+gives probabilities as well. Logits that part by more than rounding end the benchmark.
 """
 
 import logging
@@ -23,16 +25,23 @@ from benchmarks.side_by_side import Contender, Round, race, ratio, record, serve
 from benchmarks.torch_peer import Network, load_variables
 from benchmarks.train_throughput import DEVICE, GPU, same_environment
 from benchmarks.training_step import CLASSES, environment, make_parser, parse, random_run, repeated
+from fer_jax.augment import normalise
+from fer_jax.data.schema import IMAGE_SIDE
+from fer_jax.evaluate import crops
+from fer_jax.folded import fold
+from fer_jax.onnx_graph import ALIGN, load_onnx, onnx_bytes
 from fer_jax.parallel import DATA, settle, whole
+from fer_jax.weights import flat
 
-CONTENDERS = ('fer_jax', 'onnxruntime', 'torch eager', 'torch compile')
+OWN = ('fer_jax', 'fer_jax exported')
+PEERS = ('onnxruntime', 'torch eager', 'torch compile')
 BATCHES = (1, 256)
 APART = 1e-4  # of the largest logit: float32 through some fifty layers
 Predict = Callable[[np.ndarray], np.ndarray]
 
 
 def faces_of(batch: int) -> np.ndarray:
-    return np.random.default_rng(1).uniform(-2, 2, (batch, 40, 40, 1)).astype(np.float32)
+    return np.random.default_rng(1).integers(0, 256, (batch, IMAGE_SIDE, IMAGE_SIDE), np.uint8)
 
 
 def variables_of(run: Any) -> dict[str, Any]:
@@ -92,13 +101,17 @@ def make(name: str, options: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
     """A contender's round, whose work is images, and its logits of a few faces."""
     run = random_run(options['overrides'])
     variables, batch = variables_of(run), options['batch']
-    if name == 'fer_jax':
+    faces = faces_of(batch)
+    images = np.asarray(normalise(crops(faces, 'centre')[0]))
+    if name == 'fer_jax exported':
+        run_file = load_onnx(onnx_bytes(fold(run.config.network, flat(variables), CLASSES, ALIGN), {}))
+        predict, images = lambda faces: run_file(faces)[0], faces
+    elif name == 'fer_jax':
         predict = jax_predict(run, variables, batch)
     else:
         network = Network(run.config.network, CLASSES).eval()
         load_variables(network, variables)
         predict = onnx_predict(network) if name == 'onnxruntime' else torch_predict(network, name == 'torch compile')
-    images = faces_of(batch)
     logits = predict(images)
     facts = {'torch': torch.__version__, 'onnxruntime': onnxruntime.__version__, 'environment': environment()}
     return repeated(lambda: predict(images), batch, options['seconds']), facts | {'logits': logits[:4].tolist()}
@@ -122,12 +135,13 @@ def report(measured: dict[str, Any]) -> str:
     """The tables that are printed."""
     lines = []
     for batch, found in measured.items():
-        lines.append(f'batch {batch:<16} {"images/s":>10} {"ms a call":>10}   fer_jax is … times as fast (quartiles)')
+        heads = ''.join(f'   {name} is … times as fast'.ljust(40) for name in OWN)
+        lines.append(f'batch {batch:<16} {"images/s":>10} {"ms a call":>10}{heads}'.rstrip())
         for name, rates in found['images_per_second'].items():
             rate = statistics.median(rates)
-            times = found['fer_jax_times_as_fast_as'].get(name)
-            spread = '{median:.2f} ({low:.2f} to {high:.2f})'.format(**times) if times else ''
-            lines.append(f'{name:<22} {rate:>10.0f} {1e3 * int(batch) / rate:>10.2f}   {spread}'.rstrip())
+            times = [found[f'{own.replace(" ", "_")}_times_as_fast_as'].get(name) for own in OWN]
+            spreads = ('   {median:.2f} ({low:.2f} to {high:.2f})'.format(**each) if each else '' for each in times)
+            lines.append(f'{name:<22} {rate:>10.0f} {1e3 * int(batch) / rate:>10.2f}{"".join(text.ljust(40) for text in spreads)}'.rstrip())
     return '\n'.join(lines)
 
 
@@ -135,12 +149,12 @@ def main() -> None:
     if serve(make):
         return
     parser = make_parser(__doc__, 'inference', rounds=9)
-    parser.add_argument('--contenders', nargs='+', choices=CONTENDERS[1:], default=CONTENDERS[1:], metavar='NAME', help='beside fer_jax')
+    parser.add_argument('--contenders', nargs='+', choices=PEERS, default=PEERS, metavar='NAME', help='beside fer_jax')
     options, overrides = parse(parser)
     measured, where = {}, {}
     for batch in BATCHES:
         chosen = {'overrides': overrides, 'seconds': options.seconds, 'batch': batch}
-        names = ('fer_jax', *options.contenders)
+        names = (*OWN, *options.contenders)
         contenders = [Contender('benchmarks.inference', name, chosen, same_environment()) for name in names]
         apart = check(contenders)
         print(
@@ -149,8 +163,8 @@ def main() -> None:
         for contender in contenders:
             where = contender.about.pop('environment')
         rates = race(contenders, options.rounds)
-        times = {name: ratio(rates, 'fer_jax', name) for name in options.contenders}
-        measured[str(batch)] = {'images_per_second': rates, 'fer_jax_times_as_fast_as': times, 'logits_apart': apart}
+        times = {f'{own.replace(" ", "_")}_times_as_fast_as': {name: ratio(rates, own, name) for name in options.contenders} for own in OWN}
+        measured[str(batch)] = {'images_per_second': rates, **times, 'logits_apart': apart}
     record(options.out, {'device': torch.cuda.get_device_name() if GPU else 'cpu', 'batches': measured, **contenders[0].about}, where)
     print(report(measured))
 

@@ -63,7 +63,7 @@ def speed_rows() -> list[str]:
 
     def compare(name: str, what: str, found: dict[str, Any], own: str, unit: str = 'images/s') -> None:
         medians = {contender: statistics.median(rates) for contender, rates in found['images_per_second'].items()}
-        for contender, times in found['fer_jax_times_as_fast_as'].items():
+        for contender, times in found[f'{own.replace(" ", "_")}_times_as_fast_as'].items():
             spread = '{median:.2f} ({low:.2f} to {high:.2f})'.format(**times)
             add(name, what, f'{medians[own]:.0f} {unit}', f'{contender}: {medians[contender]:.0f} {unit}', spread)
 
@@ -71,12 +71,21 @@ def speed_rows() -> list[str]:
     if found := measured.get('train_throughput'):
         compare('train_throughput', f'training step, batch {found["batch_size"]}, {found["dtype"]}', found, 'fer_jax')
     for batch, found in measured.get('inference', {}).get('batches', {}).items():
-        compare('inference', f'logits of {batch} face{"s" * (batch != "1")}', found, 'fer_jax')
+        work = f'logits of {batch} face{"s" * (batch != "1")}'
+        compare('inference', work, found, 'fer_jax')
+        if 'fer_jax exported' in found['images_per_second']:
+            compare('inference', f'{work}, exported file', found, 'fer_jax exported')
     if found := measured.get('input_cost'):
         rates, cost = found['images_per_second'], found['input_cost_per_cent']
         whole, fixed = (statistics.median(rates[name]) for name in ('whole', 'fixed'))
         spread = f'input costs {cost["median"]:.1f} % ({cost["low"]:.1f} to {cost["high"]:.1f})'
         add('input_cost', 'training step with its input', f'{whole:.0f} images/s', f'on one fixed batch: {fixed:.0f} images/s', spread)
+    if found := measured.get('stream'):
+        rates, cost = found['images_per_second'], found['input_cost_per_cent']
+        streamed, fixed = (statistics.median(rates[name]) for name in ('streamed', 'fixed'))
+        spread = f'streaming costs {cost["median"]:.1f} % ({cost["low"]:.1f} to {cost["high"]:.1f})'
+        what = f'training step streamed from {found["faces"]:,} faces'
+        add('stream', what, f'{streamed:.0f} images/s', f'on one fixed batch: {fixed:.0f} images/s', spread)
     if found := measured.get('replicas'):
         rates = found['images_per_second']
         one = statistics.median(rates['1'])

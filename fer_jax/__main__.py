@@ -63,19 +63,9 @@ def make_parser() -> argparse.ArgumentParser:
     at_once = 'seeds of a configuration in one program: fills an accelerator that one leaves idle; default: %(default)s'
     sweep.add_argument('--together', type=int, default=1, metavar='N', help=at_once)
     sweep.add_argument('--dry-run', action='store_true', help='only list the runs and how far each is')
-    explain = command('explain', 'Show where a network looks, in photographs or in the classes of a data set.', config=False)
-    explain.add_argument('photographs', nargs='*', metavar='IMAGE', help='none: the classes of the data that --config names')
-    explain.add_argument('--checkpoint', metavar='WEIGHTS', help=f'name or file of weights, or a run; default: {SHIPPED}')
-    explain.add_argument('--workdir', type=pathlib.Path, help='folder of a run, whose best checkpoint it is, in place of --checkpoint')
-    explain.add_argument('--label', metavar='NAME', help='the class to ask about; default: what each face is taken for, or all classes')
-    explain.add_argument('--config', metavar='FILE[:NAME=VALUE,…]', help='data whose classes are shown; default: those of the weights')
-    explain.add_argument('--split', default='test', help="train, validation, test, or the data set's own name; default: %(default)s")
-    explain.add_argument('--no-detect', action='store_true', help='each photograph is one face')
-    explain.add_argument('--out', type=pathlib.Path, required=True, help='folder of the pictures')
-    demo = command('demo', 'Serve a page for photographs and the webcam, on this computer only.', config=False)
-    demo.add_argument('--port', type=int, default=8000, help='0 takes a free one; default: %(default)s')
-    several = f'name or file of weights, or a run; several stand side by side; default: {SHIPPED}'
-    demo.add_argument('--checkpoint', action='append', metavar='WEIGHTS', help=several)
+    add_predict(command)
+    add_explain(command)
+    add_demo(command)
     add_export(command)
     report = command('report', 'Make tables, figures and one page of the runs in folders, with intervals and tests.', config=False)
     report.add_argument('--workdir', type=pathlib.Path, nargs='+', required=True, help='runs, sweeps, or folders with such below')
@@ -86,6 +76,45 @@ def make_parser() -> argparse.ArgumentParser:
     summary = command('summary', "Print the network as the paper's Table 1 does.", config=True)
     summary.add_argument('--parameters', action='store_true', help='list every parameter too')
     return parser
+
+
+def add_predict(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """The command `predict`."""
+    sub = command('predict', 'Find the faces in pictures, videos and cameras, and say what each expresses.', config=False)
+    sub.add_argument('sources', nargs='+', metavar='SOURCE', help='pictures, videos, folders of both, or the number of a camera, from 0')
+    sub.add_argument('--checkpoint', metavar='WEIGHTS', help=f'name or file of weights, or a run; default: {SHIPPED}')
+    sub.add_argument('--workdir', type=pathlib.Path, help='folder of a run, whose best checkpoint it is, in place of --checkpoint')
+    sub.add_argument('--views', default='centre', choices=('centre', 'ten'), help='crops of each face; default: %(default)s')
+    how = sub.add_mutually_exclusive_group()
+    how.add_argument('--no-detect', action='store_true', help='each picture is one face')
+    how.add_argument('--detector-model', type=pathlib.Path, metavar='FILE', help="find faces by this YuNet model, not OpenCV's cascade")
+    sub.add_argument('--json', type=pathlib.Path, metavar='FILE', help='write the faces, as JSON')
+    sub.add_argument('--csv', type=pathlib.Path, metavar='FILE', help='write the faces, a row each')
+    sub.add_argument('--annotated', type=pathlib.Path, metavar='DIR', help='folder for the pictures and videos with the faces drawn in')
+
+
+def add_explain(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """The command `explain`."""
+    sub = command('explain', 'Show where a network looks, in photographs or in the classes of a data set.', config=False)
+    sub.add_argument('photographs', nargs='*', metavar='IMAGE', help='none: the classes of the data that --config names')
+    sub.add_argument('--checkpoint', metavar='WEIGHTS', help=f'name or file of weights, or a run; default: {SHIPPED}')
+    sub.add_argument('--workdir', type=pathlib.Path, help='folder of a run, whose best checkpoint it is, in place of --checkpoint')
+    sub.add_argument('--label', metavar='NAME', help='the class to ask about; default: what each face is taken for, or all classes')
+    sub.add_argument('--config', metavar='FILE[:NAME=VALUE,…]', help='data whose classes are shown; default: those of the weights')
+    sub.add_argument('--split', default='test', help="train, validation, test, or the data set's own name; default: %(default)s")
+    how = sub.add_mutually_exclusive_group()
+    how.add_argument('--no-detect', action='store_true', help='each photograph is one face')
+    how.add_argument('--detector-model', type=pathlib.Path, metavar='FILE', help="find faces by this YuNet model, not OpenCV's cascade")
+    sub.add_argument('--out', type=pathlib.Path, required=True, help='folder of the pictures')
+
+
+def add_demo(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """The command `demo`."""
+    sub = command('demo', 'Serve a page for photographs and the webcam, on this computer only.', config=False)
+    sub.add_argument('--port', type=int, default=8000, help='0 takes a free one; default: %(default)s')
+    several = f'name or file of weights, or a run; several stand side by side; default: {SHIPPED}'
+    sub.add_argument('--checkpoint', action='append', metavar='WEIGHTS', help=several)
+    sub.add_argument('--detector-model', type=pathlib.Path, metavar='FILE', help="find faces by this YuNet model, not OpenCV's cascade")
 
 
 def add_export(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -151,6 +180,7 @@ def evaluate(options: argparse.Namespace, overrides: dict[str, str]) -> None:
 def explain(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     """Explains photographs where there are any, or else the classes of a data set."""
     from fer_jax.explain import explain_data, explain_photographs
+    from fer_jax.faces import make_detector
 
     if options.workdir and options.checkpoint:
         raise InputError('--workdir and --checkpoint both name weights: give one of them')
@@ -158,11 +188,25 @@ def explain(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     if options.photographs:
         if options.config or overrides:
             raise InputError('photographs and --config both say what is to be explained: give one of them')
-        explain_photographs(source, options.photographs, options.label, options.out, not options.no_detect)
+        detector = None if options.no_detect else make_detector(options.detector_model)
+        explain_photographs(source, options.photographs, options.label, options.out, detector)
         return
     if not options.config and not overrides:
         raise InputError('nothing to explain: give photographs, or --config FILE (and --config.data.path=…) for the classes of a data set')
     explain_data(source, options.config, overrides, options.split, options.label, options.out)
+
+
+def predict(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    """Predicts the faces of all sources; returns the exit code."""
+    from fer_jax.prediction import Outputs, predict_sources
+
+    if overrides:
+        raise InputError(f'--config.{next(iter(overrides))}: predictions take the weights as they are')
+    if options.workdir and options.checkpoint:
+        raise InputError('--workdir and --checkpoint both name weights: give one of them')
+    source = str(options.workdir or options.checkpoint or SHIPPED)
+    outputs = Outputs(options.json, options.csv, options.annotated)
+    return predict_sources(options.sources, source, options.views, not options.no_detect, options.detector_model, outputs)
 
 
 def export(options: argparse.Namespace, overrides: dict[str, str]) -> None:
@@ -192,12 +236,15 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     if options.command == 'export':
         export(options, overrides)
         return 0
+    if options.command == 'predict':
+        return predict(options, overrides)
     if options.command == 'demo':
         from fer_jax.demo import serve
+        from fer_jax.faces import make_detector
 
         if overrides:
             raise InputError(f'--config.{next(iter(overrides))}: a demo takes the weights as they are')
-        serve(options.checkpoint or [SHIPPED], options.port)
+        serve(options.checkpoint or [SHIPPED], options.port, make_detector(options.detector_model))
         return 0
     if options.command == 'report':
         from fer_jax.report import report

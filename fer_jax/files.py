@@ -6,7 +6,8 @@ import json
 import os
 import pathlib
 import secrets
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 from fer_jax.errors import InputError
 
@@ -17,13 +18,23 @@ def write_atomic(path: str | os.PathLike, content: bytes | str) -> None:
     Raises:
       OSError: the disk is full or the folder cannot be written; the old file stands and no temp file is left.
     """
+    with open_atomic(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def open_atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A file to write into, which takes the place of `path` when the block ends, and goes away if that raises.
+
+    Raises:
+      OSError: as of `write_atomic`.
+    """
     path = pathlib.Path(path)
-    data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f'.{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp')
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(descriptor, 'wb') as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

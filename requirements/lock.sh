@@ -20,10 +20,16 @@ compile() { # compile OUTPUT [options]: the pins and hashes for Python 3.11 and 
 compile requirements.txt "$@"
 # The others hold only what they add, and pip gets them together with requirements.txt.
 shared=$(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements.txt | sort -u)
-for extra in cuda12 cuda13 tpu dev; do
+for extra in cuda12 cuda13 tpu; do
     # shellcheck disable=SC2086 # options and names, none with a blank
     compile "requirements/$extra.txt" --extra "$extra" --constraint requirements.txt $shared "$@"
 done
+# What predict, demo and export take beyond that, and the tests, which try all of it.
+apps='--extra predict --extra demo --extra export --extra litert'
+# shellcheck disable=SC2086
+compile requirements/apps.txt $apps --constraint requirements.txt $shared "$@"
+# shellcheck disable=SC2086
+compile requirements/dev.txt --extra dev $apps --constraint requirements.txt --constraint requirements/apps.txt $shared "$@"
 # What builds the one dependency that comes as source only (promise).
 echo setuptools | uv pip compile - --universal --python-version 3.11 --exclude-newer "$newest" --generate-hashes --no-annotate \
     --quiet --custom-compile-command requirements/lock.sh --output-file requirements/build.txt "$@" >/dev/null

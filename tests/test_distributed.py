@@ -187,6 +187,14 @@ def test_two_processes_train_the_run_that_one_does(alone, pair):
 
 
 @pytest.mark.slow
+def test_two_processes_stream_the_batches_that_they_pick_from_resident_images(folder, pair):
+    outcomes = wait(together(folder, folder / 'streamed', 2, data__pipeline='stream'))
+    assert [code for code, _, _ in outcomes] == [0, 0], outcomes
+    assert 'images, streamed' in (folder / 'streamed' / 'logs' / 'process-1.log').read_text()
+    assert_same_bits(folder / 'streamed', pair)
+
+
+@pytest.mark.slow
 def test_four_processes_train_the_run_that_one_does(folder, alone):
     outcomes = wait(together(folder, folder / 'four', 4))
     assert [code for code, _, _ in outcomes] == [0] * 4, outcomes

@@ -19,7 +19,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = pathlib.Path(__file__).parent.parent
-SCRIPTS = [ROOT / '.ci/run', *sorted((ROOT / 'launch').glob('*.sh')), *sorted((ROOT / 'requirements').glob('*.sh'))]
+SHELL = ('launch/*.sh', 'launch/*.sbatch', 'requirements/*.sh')
+SCRIPTS = [ROOT / '.ci/run', *(path for kind in SHELL for path in sorted(ROOT.glob(kind)))]
 SOURCES = [path for folder in ('fer_jax', 'configs', 'benchmarks', 'launch', 'tests') for path in sorted((ROOT / folder).rglob('*.py'))]
 LOCKS = [ROOT / 'requirements.txt', *sorted((ROOT / 'requirements').glob('*.txt'))]
 # A list of fields with a comment each, no logic.
@@ -67,8 +68,8 @@ def test_every_name_that_code_reads_is_there(path):
 def test_shell_scripts(path):
     subprocess.run(['bash', '-n', path], check=True, timeout=60)
     assert os.access(path, os.X_OK) == path.read_text().startswith('#!'), 'a script that is run has both, one that is sourced neither'
-    if shutil.which('shellcheck'):
-        result = subprocess.run(['shellcheck', '--external-sources', path], capture_output=True, text=True, timeout=60)
+    if shellcheck := shutil.which('shellcheck') or shutil.which('shellcheck', path=os.path.dirname(sys.executable)):
+        result = subprocess.run([shellcheck, '--external-sources', path], capture_output=True, text=True, timeout=60)
         assert result.returncode == 0, result.stdout
 
 

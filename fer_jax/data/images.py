@@ -58,8 +58,8 @@ def decode(content: bytes, read: Callable[[Image.Image], Image.Image]) -> Image.
     if len(content) > MAX_FILE:
         raise InputError(f'larger than {MAX_FILE >> 20} MiB')
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            warnings.simplefilter('ignore')  # of odd metadata; size is checked below, before any pixel is decoded
+        # Warnings are of odd metadata, and of size, which is checked below, before any pixel is decoded.
+        with warnings.catch_warnings(action='ignore'), Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise InputError(f'{image.width}×{image.height} pixels: refused as a decompression bomb')
             return read(image)

@@ -16,6 +16,7 @@ from fer_jax.files import write_atomic
 
 INDEX = '{split}-index.npz'  # beside the shards: what is known of the split's images besides their pixels
 COLUMNS = {'labels': 'label', 'subjects': 'subject', 'sequences': 'sequence', 'rows': 'row'}  # field of Faces → feature of a record
+PIECE = 512  # images whose records are held at once: of thousands an allocator that gives nothing back would keep more each time
 
 
 class ShardImages:
@@ -41,9 +42,12 @@ class ShardImages:
 
     def __getitem__(self, index: int | slice | np.ndarray) -> UInt8[np.ndarray, '... 48 48']:
         numbers = np.asarray(self._numbers[index])
+        images = np.empty((numbers.size, IMAGE_SIDE**2), np.uint8)
         with self._plain_errors():
-            pixels = b''.join(features['image'].bytes_list.value[0] for features in self._features(numbers))
-            return np.frombuffer(pixels, np.uint8).reshape(*numbers.shape, IMAGE_SIDE, IMAGE_SIDE)
+            for start in range(0, len(images), PIECE):
+                for place, features in enumerate(self._features(numbers.ravel()[start : start + PIECE]), start):
+                    images[place] = np.frombuffer(features['image'].bytes_list.value[0], np.uint8)
+        return images.reshape(*numbers.shape, IMAGE_SIDE, IMAGE_SIDE)
 
     def columns(self) -> dict[str, np.ndarray]:
         """Labels, and subjects, sequences and rows where the records have them, of all images, in one pass over the shards."""

@@ -196,17 +196,15 @@ def tables(records: list[dict[str, Any]]) -> str:
     other = ['topology', 'what', 'collectives a step', 'memory, GB a chip', 'work, ms', 'all-reduce, ms', 'images/s', 'share of work, %']
     chips = ['chip', 'TFLOP/s, bfloat16', 'GHz', 'HBM, GB', 'HBM, GB/s', f'[link]({BOOK}), GB/s one way', 'axes', 'largest pod']
     epochs = ['topology', 'batch', 'steps an epoch', f'steps of {EPOCHS} epochs', f'seconds of {EPOCHS} epochs by the model']
+    grids = ['program of', '4 chips', '8', '16', '64', '256']
     parts = (
-        ('### One run on more and more chips, 128 images each', table(weak, weak_rows(records))),
-        (
-            '### Share of work, %, on other numbers of chips, by the model alone',
-            table(['program of', '4 chips', '8', '16', '64', '256'], between_rows(records)),
-        ),
-        ('### Other programs', table(other, other_rows(records))),
-        ('### What is left of an epoch of FER2013', table(epochs, epoch_rows(records))),
-        ('### Figures of the chips', table(chips, chip_rows())),
+        ('One run on more and more chips, 128 images each', weak, weak_rows(records)),
+        ('Share of work, %, on other numbers of chips, by the model alone', grids, between_rows(records)),
+        ('Other programs', other, other_rows(records)),
+        ('What is left of an epoch of FER2013', epochs, epoch_rows(records)),
+        ('Figures of the chips', chips, chip_rows()),
     )
-    return '\n\n'.join(f'{title}\n\n' + '\n'.join(lines) for title, lines in parts)
+    return '\n\n'.join(f'### {title}\n\n' + '\n'.join(table(header, rows)) for title, header, rows in parts if rows)
 
 
 def with_tables(readme: str, records: list[dict[str, Any]]) -> str:

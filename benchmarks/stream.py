@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.side_by_side import Contender, Round, race, ratio, record, serve
 from benchmarks.training_step import CONFIG, TrainingStep, make_parser, parse, repeated, steps_in_a_call
+from fer_jax import parallel
 from fer_jax.config import load_config
 from fer_jax.data import prepare, toyfaces
 from fer_jax.data.load import load, pipeline
@@ -81,12 +82,14 @@ def generate(folder: pathlib.Path, faces: int, config: ConfigDict) -> dict[str, 
     shards = list(prepare.prepared_folder(config.data, manifest).glob('*-train.array_record*'))
     started = time.perf_counter()
     load(config.data)
+    seconds = time.perf_counter() - started
+    parallel.start(config.parallel.cpu_devices)
     return {
         'faces': faces,
         'shards': len(shards),
         'bytes': sum(path.stat().st_size for path in shards),
         'auto_chooses': pipeline('auto', faces, device_memory()),
-        'seconds_to_open': time.perf_counter() - started,
+        'seconds_to_open': seconds,
     }
 
 

@@ -10,6 +10,8 @@ class InputError(ValueError):
     `python -m fer_jax` prints it without a traceback and exits with code 2.
     """
 
+    everywhere = False  # whether all processes of the run raise it
+
 
 class ToldElsewhere(InputError):
     """An InputError that another process of the same run prints. Exit code 2."""

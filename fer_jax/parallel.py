@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -70,6 +71,7 @@ def connect(how: str, processes: int | None, process: int | None, seconds: int) 
         jax.distributed.initialize(how if explicit else None, processes if explicit else None, process, **patience)
         keep_stdout_to_python()
         multihost_utils.sync_global_devices('start')
+        meet_on_all_devices()
     except (ValueError, RuntimeError) as error:
         if explicit:
             raise InputError(f'--distributed={how}: {first_line(error)}') from None
@@ -79,6 +81,16 @@ def connect(how: str, processes: int | None, process: int | None, seconds: int) 
         waiting.cancel()
     if processes is not None and jax.process_count() != processes:
         raise InputError(f'--processes={processes}, but {jax.process_count()} were started')
+
+
+def meet_on_all_devices() -> None:
+    """One sum over all devices of all processes, which makes the connections between them while all are here.
+
+    Left to the first step they would have 30 s on CPU, and one process may compile that much longer than another.
+    """
+    everywhere = jax.make_mesh((jax.device_count(),), (DATA,))
+    ones = jax.make_array_from_callback((jax.device_count(),), NamedSharding(everywhere, PartitionSpec(DATA)), lambda _: np.ones(1))
+    jax.block_until_ready(jax.jit(jnp.sum, out_shardings=NamedSharding(everywhere, PartitionSpec()))(ones))
 
 
 def give_up(how: str, processes: int | None, process: int | None, seconds: int) -> None:
@@ -129,7 +141,9 @@ def agreed(action: Callable[[], Outcome]) -> Outcome:
     for process, message in enumerate(told):
         if message.any():
             text = bytes(message).rstrip(b'\0').decode(errors='ignore')
-            raise (InputError if is_lead() else ToldElsewhere)(text if process == 0 else f'process {process}: {text}')
+            error = (InputError if is_lead() else ToldElsewhere)(text if process == 0 else f'process {process}: {text}')
+            error.everywhere = True
+            raise error
     return outcome
 
 
@@ -142,22 +156,22 @@ def as_lead_sees(flag: bool) -> bool:
 def ending_together() -> Iterator[None]:
     """Of several processes: ends this one at once when another is gone, or when it fails alone, instead of waiting for the others.
 
-    With exit code 75 in the first case, for the same command then goes on from the last checkpoint; with 1 in the second.
+    With exit code 75 in the first case, for the same command then goes on from the last checkpoint; in the second with 2 for wrong
+    input, such as a shard that one host alone finds damaged, and with 1 for anything else.
     """
     try:
         yield
-    except (InputError, Diverged, Interrupted):  # which all processes raise together
-        raise
     except BaseException as error:
-        if jax.process_count() == 1:
+        together = isinstance(error, Diverged | Interrupted) or isinstance(error, InputError) and error.everywhere
+        if jax.process_count() == 1 or together:
             raise
         who, lost = f'process {jax.process_index()} of {jax.process_count()}', isinstance(error, jax.errors.JaxRuntimeError)
         what = 'another process is gone; the same command goes on from the last checkpoint' if lost else type(error).__name__
-        text = f'{who}: {what} ({first_line(error)})'
+        text = f'error: {who}: {error}' if isinstance(error, InputError) else f'{who}: {what} ({first_line(error)})'
         logging.getLogger('fer_jax.run').info(text)
         print(text, file=sys.stderr)
         sys.stderr.flush()
-        os._exit(75 if lost else 1)
+        os._exit(75 if lost else 2 if isinstance(error, InputError) else 1)
 
 
 @contextlib.contextmanager

@@ -175,6 +175,31 @@ def test_batches_are_the_same_however_many_processes_make_them(tmp_path):
             np.testing.assert_array_equal(one[name], several[name], err_msg=name)
 
 
+LATE = """
+import sys, time
+import jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from fer_jax import parallel
+
+parallel.start(2)
+parallel.connect(sys.argv[1], 2, int(sys.argv[2]), 200)
+mesh = parallel.make_mesh(4)
+total = jax.jit(jax.shard_map(lambda x: jax.lax.psum(x, 'data'), mesh=mesh, in_specs=P('data'), out_specs=P()))
+numbers = jax.make_array_from_callback((4,), NamedSharding(mesh, P('data')), lambda index: np.arange(4.0)[index])
+if not parallel.is_lead():
+    time.sleep(40)
+print(float(total(numbers)[0]))
+"""
+
+
+@pytest.mark.slow
+def test_one_process_may_compile_longer_than_another():
+    address = f'127.0.0.1:{free_port()}'
+    command = [sys.executable, '-W', 'ignore', '-c', LATE, address]
+    outcomes = wait([subprocess.Popen([*command, str(k)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for k in range(2)])
+    assert [(code, out) for code, out, _ in outcomes] == [(0, '6.0\n')] * 2, outcomes
+
+
 @pytest.mark.slow
 def test_two_processes_train_the_run_that_one_does(alone, pair):
     assert_equal_to_rounding(pair, alone)

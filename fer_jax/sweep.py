@@ -1,6 +1,7 @@
 """Several configurations × several seeds: each a run in a folder of its own, by as many processes and hosts as share the folder."""
 
 import contextlib
+import ctypes
 import gc
 import os
 import pathlib
@@ -189,7 +190,7 @@ def take_to_the_end(runs: list[SweepRun]) -> list[Diverged | None]:
     left = [run for run in runs if not plan.is_finished(run)]  # another process may have been there since we looked
     for run in left:
         print(f'{run.title}: {plan.progress(run)}', flush=True)
-    gc.collect()  # the arrays and programs of the run before, which hang on one another in circles
+    give_memory_back()
     errors: list[Diverged | None] = [None] * len(left)
     if len(left) == 1:
         train(left[0].config, left[0].folder)
@@ -197,6 +198,19 @@ def take_to_the_end(runs: list[SweepRun]) -> list[Diverged | None]:
         errors = train_together([run.config for run in left], [run.folder for run in left])
     told = dict(zip((run.key for run in left), errors, strict=True))
     return [told.get(run.key) for run in runs]
+
+
+def give_memory_back() -> None:
+    """Frees what the run before held: arrays and programs that hang on one another in circles, and the memory that they were in.
+
+    The allocator that the launch scripts choose keeps all that it ever had, which from run to run is more and more.
+    """
+    gc.collect()
+    process = ctypes.CDLL(None)
+    if hasattr(process, 'mallctl'):  # jemalloc's; 4096 are all arenas
+        process.mallctl(b'arena.4096.purge', None, None, None, ctypes.c_size_t(0))
+    elif hasattr(process, 'malloc_trim'):  # glibc's
+        process.malloc_trim(ctypes.c_size_t(0))
 
 
 def failure_of(error: Exception) -> Failure:

@@ -43,10 +43,13 @@ sys.exit(75)
 """
 
 
-def listen() -> None:
-    """Undoes what nohup, or a shell in the background, has a child ignore."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+# Undoes what nohup, or a shell in the background, has a child ignore. A program between, for to fork beside JAX's threads is unsafe.
+LISTENING = """
+import os, signal, sys
+for number in (signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 class Program:
@@ -63,9 +66,8 @@ class Program:
         kept = {name: text for name, text in os.environ.items() if name not in ('JAX_NUM_CPU_DEVICES', 'CUDA_VISIBLE_DEVICES')}
         environment = {'PYTHONPATH': str(self.folder), 'STAND_IN': str(self.folder), 'JAX_PLATFORMS': 'cpu'} | environment
         return subprocess.Popen(
-            [sys.executable, '-P', LAUNCHER, f'--processes={len(plan[0])}', *arguments],
+            [sys.executable, '-c', LISTENING, sys.executable, '-P', LAUNCHER, f'--processes={len(plan[0])}', *arguments],
             env=kept | environment,
-            preexec_fn=listen,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

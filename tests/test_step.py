@@ -268,7 +268,7 @@ def test_three_steps_by_hand():
     assert state.step == 3 and state.step.dtype == np.int32 and state.seed == 3 and state.average == {}
 
 
-@pytest.mark.parametrize('devices', [1, 4])
+@pytest.mark.parametrize('devices', [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_sharpness_aware_steps_by_hand(devices):
     """On four devices too the way uphill is that of the whole batch's gradient."""
     variables, metrics = by_hand(start()[3], 2, sam=0.5)
@@ -279,6 +279,7 @@ def test_sharpness_aware_steps_by_hand(devices):
     assert abs(found['loss'][1] - train(1, 3, 1)[1]['loss'][1]) > 1e-4
 
 
+@pytest.mark.slow
 def test_a_block_is_left_out_on_all_devices_or_on_none():
     """Its depth's draw belongs to the step, not to the device: else the losses of one and of four would differ."""
     one, one_metrics = train(1, 3, 1, network__stochastic_depth=0.5)
@@ -380,7 +381,9 @@ def test_the_forms_chosen_for_speed_change_no_loss(monkeypatch):
     np.testing.assert_allclose(metrics['loss'], losses, rtol=2e-5)
 
 
-@pytest.mark.parametrize(('shape', 'vectorised'), [((2, 1), None), ((1, 1), True), ((1, 2), False)])
+@pytest.mark.parametrize(
+    ('shape', 'vectorised'), [((2, 1), None), *(pytest.param(*each, marks=pytest.mark.slow) for each in (((1, 1), True), ((1, 2), False)))]
+)
 def test_replicas_are_the_runs_of_their_seeds(shape, vectorised):
     """Two seeds, each on a device of its own, or both on one, or one after the other on two: the losses of the single runs."""
     config, network, optimizer, _ = start()
@@ -408,6 +411,7 @@ def first_batch(config):
     return reference.jit(lambda: make_batch(jnp.uint32(3), jnp.int32(0), data, jnp.arange(BATCH), BATCH, config.augment))()
 
 
+@pytest.mark.slow
 def test_mixup_erasing_and_clipping_train_on_any_number_of_devices():
     fields = dict(augment__mixup=0.4, augment__erase=0.5, optimizer__clip=0.1, optimizer__ema=0.9)
     one, metrics = train(1, 2, 1, **fields)

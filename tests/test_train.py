@@ -132,6 +132,7 @@ def test_kill_9_and_resume_is_bitwise_the_same_run(finished: pathlib.Path, folde
     assert json.loads((workdir / 'result.json').read_text())['starts'] == 2
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_goes_on(finished: pathlib.Path, folder: pathlib.Path) -> None:
     workdir = folder / 'stopped'
     code, err = kill_at(15, signal.SIGTERM, workdir, *overrides(folder))
@@ -142,6 +143,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(finished: pathlib.Path, fold
     assert_same_run(finished, workdir)
 
 
+@pytest.mark.slow
 def test_divergence_stops_with_the_steps_and_keeps_the_checkpoint(folder: pathlib.Path) -> None:
     workdir = folder / 'diverged'
     fields = {'optimizer__learning_rate': '100', 'optimizer__weight_decay': '10', 'optimizer__clip': 'none', 'epochs': '40'}
@@ -155,6 +157,7 @@ def test_divergence_stops_with_the_steps_and_keeps_the_checkpoint(folder: pathli
     assert all(np.isfinite(value).all() for value in parameters(workdir).values())
 
 
+@pytest.mark.slow
 def test_evaluate_repeats_the_runs_own_score_elsewhere(finished: pathlib.Path, folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     copy = tmp_path / 'copy'
     shutil.copytree(finished, copy)
@@ -166,6 +169,7 @@ def test_evaluate_repeats_the_runs_own_score_elsewhere(finished: pathlib.Path, f
     assert {key: scored[key] for key in result['test_ten']} == result['test_ten']
 
 
+@pytest.mark.slow
 def test_evaluate_refuses_in_one_line(finished: pathlib.Path, tmp_path: pathlib.Path) -> None:
     for arguments, word in (
         (['--workdir', str(tmp_path)], 'no run there'),
@@ -178,6 +182,7 @@ def test_evaluate_refuses_in_one_line(finished: pathlib.Path, tmp_path: pathlib.
         assert code == 2 and word in err and err.count('\n') == 1, err
 
 
+@pytest.mark.slow
 def test_data_of_another_content_are_refused(finished: pathlib.Path, folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     copy = tmp_path / 'copy'
     shutil.copytree(finished, copy)

@@ -362,6 +362,7 @@ def exported(finished, folder) -> pathlib.Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_file_holds_the_best_average_and_the_facts(finished, exported, folder):
     weights, result = load_weights(exported), read_json(finished / 'result.json')
     run = read_weights(str(finished))
@@ -379,6 +380,7 @@ def test_the_file_holds_the_best_average_and_the_facts(finished, exported, folde
     assert str(folder) not in json.dumps(told), 'no folder of the author in it'
 
 
+@pytest.mark.slow
 def test_the_weights_score_as_their_run_did(finished, exported, folder):
     out = folder / 'scored'
     arguments = ['evaluate', '--checkpoint', str(exported), '--split', 'test', '--out', str(out)]
@@ -391,6 +393,7 @@ def test_the_weights_score_as_their_run_did(finished, exported, folder):
     assert scored['weights']['name'] == 'toy-tiny' and scored['weights']['sha256'] == load_weights(exported).sha256
 
 
+@pytest.mark.slow
 def test_evaluate_says_what_it_cannot_do(finished, exported, folder, capsys):
     ckplus = ['--config', 'configs/toyfaces.py', '--config.data.dataset=ckplus']
     data = [f'--config.data.path={write(folder / "CK+48")}', f'--config.data.prepared={folder / "prepared"}']
@@ -406,6 +409,7 @@ def test_evaluate_says_what_it_cannot_do(finished, exported, folder, capsys):
         assert error.startswith('error: ') and word in error
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_has_no_weights(finished, tmp_path, capsys):
     shutil.copytree(finished, tmp_path / 'run')
     (tmp_path / 'run/result.json').unlink()
@@ -420,6 +424,7 @@ def equal(a, b) -> bool:
     return all(np.array_equal(one, other) for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_a_run_or_its_file(finished, exported, folder, capsys):
     states, run = {}, build(toy(folder, seed='5'))
     for source in (finished, exported):
@@ -436,6 +441,7 @@ def test_a_run_starts_from_a_run_or_its_file(finished, exported, folder, capsys)
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(state.optimizer)), 'no step has been taken'
 
 
+@pytest.mark.slow
 def test_other_classes_get_a_head_of_their_own(exported, folder):
     fields = {'data__dataset': 'ckplus', 'data__path': str(write(folder / 'CK+48')), 'seed': '5'}
     run = build(toy(folder, init_from=str(exported), **fields))
@@ -447,6 +453,7 @@ def test_other_classes_get_a_head_of_their_own(exported, folder):
         np.testing.assert_array_equal(ours[path], (fresh if path in report['new'] else theirs)[path])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_load_again(exported, folder, tmp_path):
     copy = tmp_path / 'moved.safetensors'
     shutil.copy(exported, copy)

@@ -220,6 +220,7 @@ def test_a_signal_stops_the_sweep_and_the_same_command_goes_on(two, tmp_path, mo
 @pytest.mark.parametrize('at_the_end', [True, False])
 def test_a_real_signal(two, tmp_path, monkeypatch, number, at_the_end):
     """Outside of a run's steps it breaks off at once; a run that takes it at its very end is finished, and the sweep stops."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup, or a shell in the background, has tests ignore it
     before, names = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)], []
 
     def train(config, workdir):

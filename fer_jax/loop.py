@@ -84,7 +84,6 @@ class Loop:
         self.state, self.record = self.start()
         self.step = int(self.state.step)
         self.call_length = run.config.train.steps_per_call or (1 if jax.default_backend() == 'cpu' else 50)
-        self.read_state: Callable[[], TrainState] = lambda: self.state
         self.clock = time.monotonic()
         self.writer = MetricWriter(
             workdir,
@@ -136,6 +135,10 @@ class Loop:
                 parallel.settle(metrics)
                 self.take(metrics, length)
         self.checkpoints.wait()
+
+    def read_state(self) -> TrainState:
+        """The state, to evaluate or save. Of several runs in one program `replicas` puts another in this one's place."""
+        return self.state
 
     def say_where(self) -> None:
         """Says where a run goes on that did not just begin."""

@@ -292,11 +292,12 @@ def test_the_others_end_soon_after_one_is_killed_and_the_same_command_goes_on(fo
     assert time.monotonic() - started < BOUND
     assert outcomes[killed][0] == -signal.SIGKILL
     code, _, err = outcomes[1 - killed]
-    if killed == 1:
-        assert code == 75 and 'process 0 of 2: another process is gone; the same command goes on from the last checkpoint' in err, err
-        assert 'Traceback' not in err
-    else:  # without its coordinator JAX's own C++ may be first to end the process
-        assert code in (75, -signal.SIGABRT), err
+    # The one that waits for the other's answer at that moment says so itself. One that waits for JAX's coordinator, as while a
+    # checkpoint is completed, is ended by JAX's C++, which says so too.
+    ours = 'process 0 of 2: another process is gone; the same command goes on from the last checkpoint'
+    assert (
+        code == 75 and (killed == 0 or ours in err and 'Traceback' not in err) or code == -signal.SIGABRT and 'another task died' in err
+    ), err
     outcomes = wait(together(folder, workdir, 2))
     assert [code for code, _, _ in outcomes] == [0, 0], outcomes
     assert 'resuming at step 7' in outcomes[0][2] or 'resuming at step 14' in outcomes[0][2]

@@ -22,7 +22,7 @@ CHOICES = {
 BOUNDS = {
     'seed': (0, 2**32 - 1),
     'epochs': (1e-6, 1e6),
-    'batch_size': (1, 2**20),
+    'batch_size': (1, 2**24),
     'data.validation_fraction': (0.01, 0.9),
     'data.test_fraction': (0.01, 0.9),
     'data.teacher_share': (0, 1),

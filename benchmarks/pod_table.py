@@ -17,7 +17,7 @@ from fer_jax.files import read_json, write_atomic
 
 FOLDER = ROOT / 'results' / 'pod'
 TRAINING_IMAGES = 28_709  # FER2013's
-EPOCHS = 20  # of configs/fer2013.py
+EPOCHS = 36  # of configs/fer2013.py
 # 256 chips and one of each generation, the largest pods, and on one of them what is not weak scaling.
 GRID = (
     '--topology v5e:16x16',

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 from benchmarks.side_by_side import Contender, Round, race, ratio, record, serve
 from benchmarks.training_step import environment, make_parser, make_training_step, parse, random_run, repeated, steps_in_a_call
 from fer_jax import parallel
-from fer_jax.loop import training_data
+from fer_jax.feed import training_data
 from fer_jax.parallel import REPLICA
 from fer_jax.state import create_state
 from fer_jax.step import make_replica_chunk

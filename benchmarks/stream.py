@@ -27,8 +27,8 @@ from fer_jax.data import prepare, toyfaces
 from fer_jax.data.load import load, pipeline
 from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Faces, Source
 from fer_jax.data.stream import device_memory
+from fer_jax.feed import training_batches
 from fer_jax.files import write_atomic
-from fer_jax.loop import training_batches
 from fer_jax.run import build
 from fer_jax.step import make_train_chunk
 

@@ -21,7 +21,7 @@ from fer_jax import parallel
 from fer_jax.__main__ import split_overrides
 from fer_jax.config import load_config
 from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Dataset, Faces
-from fer_jax.loop import training_data
+from fer_jax.feed import training_data
 from fer_jax.run import Run, build
 from fer_jax.state import TrainState
 from fer_jax.step import Data, make_train_chunk

@@ -1,16 +1,13 @@
 """`python -m fer_jax <command>`: reads the arguments and calls the library; JAX is imported only by what needs it."""
 
 import argparse
-import logging
 import pathlib
 import sys
-import warnings
 from collections.abc import Callable
-from typing import Any
 
 from fer_jax.config import load_config
-from fer_jax.data.schema import DataWarning
-from fer_jax.errors import Diverged, InputError, Interrupted, ToldElsewhere, unknown
+from fer_jax.errors import Diverged, InputError, Interrupted, NotSaved, ToldElsewhere, unknown
+from fer_jax.terminal import leave, tell_warnings
 
 DESCRIPTION = 'Facial-expression recognition with embedded attention and channel shuffle.'
 SHIPPED = 'fer2013-1.9m'  # the weights that are taken where none are named
@@ -282,24 +279,6 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     return 0
 
 
-def tell_warnings(command: str) -> None:
-    """Warnings about the user's data are one line each; those that libraries give one another are not the user's."""
-    logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax's and TFDS's words among them
-    if not sys.warnoptions:
-        warnings.simplefilter('ignore')
-    # `prepare` prints them with its manifest.
-    warnings.simplefilter('ignore' if command == 'prepare' else 'always', DataWarning)
-    show = warnings.showwarning
-
-    def tell(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if issubclass(category, DataWarning):
-            print(f'warning: {message}', file=sys.stderr)
-        else:
-            show(message, category, *where, **more)
-
-    warnings.showwarning = tell
-
-
 def tell(text: str) -> None:
     """Prints how a run ended; where several processes end in the same way, the lead does."""
     from fer_jax.parallel import is_lead
@@ -320,7 +299,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f'error: {error}', file=sys.stderr)
         return 2
     except Diverged as error:
-        tell(f'diverged: {error}')
+        tell(f'diverged: {error}; try a smaller optimizer.learning_rate, or train.rollbacks')
+        return 1
+    except NotSaved as error:
+        tell(f'error: {error}; make it writable and give the same command, which goes on from there')
         return 1
     except Interrupted as error:
         tell(str(error))
@@ -334,4 +316,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    leave(main())

@@ -18,7 +18,11 @@ class ToldElsewhere(InputError):
 
 
 class Diverged(Exception):
-    """The loss is not finite; the message names the steps and the checkpoint that stands. Exit code 1."""
+    """The loss is not finite, or exploded; the message names the steps and the checkpoint that stands. Exit code 1."""
+
+
+class NotSaved(Exception):
+    """What a run had to write could not be written; the message says why, and what stands. Exit code 1."""
 
 
 class Interrupted(Exception):

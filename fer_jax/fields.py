@@ -17,6 +17,7 @@ CHOICES = {
     'network.batch_norm': ('global', 'device'),
     'optimizer.name': ('sgd', 'adamw', 'muon'),
     'optimizer.schedule': ('cosine', 'onecycle'),
+    'train.on_failed_save': ('stop', 'go_on'),
 }
 # Fields that hold a number between two bounds, both allowed.
 BOUNDS = {
@@ -56,6 +57,9 @@ BOUNDS = {
     'train.evaluate_every_epochs': (1e-3, 1e6),
     'train.checkpoint_every_epochs': (1e-3, 1e6),
     'train.keep_checkpoints': (1, 1000),
+    'train.loss_limit': (1e-3, 1e9),
+    'train.rollbacks': (0, 100),
+    'train.rollback_factor': (0.01, 0.99),
     'evaluation.batch_size': (1, 2**20),
     'parallel.cpu_devices': (0, 256),
 }
@@ -85,6 +89,7 @@ MOVABLE = (
     'data.votes',
     'parallel.cpu_devices',
     'train.keep_checkpoints',
+    'train.on_failed_save',
     'train.tensorboard',
 )
 
@@ -174,6 +179,10 @@ def default_config() -> ConfigDict:
     t.evaluate_every_epochs = 1.0  # epochs between evaluations on the validation split
     t.checkpoint_every_epochs = 1.0  # epochs between checkpoints
     t.keep_checkpoints = 2  # latest ones kept, besides the best
+    t.on_failed_save = 'stop'  # after a checkpoint or a line of the log that could not be written: stop | go_on, and try again when due
+    t.loss_limit = 100.0  # a training loss above it has exploded, and is treated like one that is not finite
+    t.rollbacks = 0  # how often a run whose loss exploded goes back to its last checkpoint by itself, before it stops
+    t.rollback_factor = 0.5  # what the learning rate is multiplied with each time
     t.tensorboard = True  # event files beside the JSONL
 
     e = c.evaluation = ConfigDict()

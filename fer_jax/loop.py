@@ -1,70 +1,28 @@
-"""The steps of a run: their data, the loop over them, and what is due after a step, always in the same order."""
+"""The steps of a run: the loop over them, and what is due after a step, always in the same order."""
 
 import contextlib
+import copy
+import dataclasses
 import io
-import itertools
 import pathlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32
 
 from fer_jax import parallel
 from fer_jax.checkpoint import Checkpoints
-from fer_jax.data.stream import stream
-from fer_jax.data.teacher import read_teacher
-from fer_jax.errors import Diverged, Interrupted
+from fer_jax.errors import Diverged, InputError, Interrupted, NotSaved
 from fer_jax.evaluate import make_evaluator
-from fer_jax.losses import class_weights, smooth
+from fer_jax.feed import training_batches
+from fer_jax.optimizer import make_optimizer
 from fer_jax.run import Run, check_content
 from fer_jax.state import TrainState, evaluated_variables
 from fer_jax.step import Data, Metrics, TrainChunk, make_train_chunk
-from fer_jax.writers import MetricWriter
-
-
-def training_data(run: Run) -> Data:
-    """The training split as the step takes it, whole on every device."""
-    targets, weights = training_targets(run)
-    return parallel.replicate(run.mesh, {'images': run.dataset.splits['train'].images, 'targets': targets, 'weights': weights})
-
-
-def training_targets(run: Run) -> tuple[Float32[np.ndarray, 'n classes'], Float32[np.ndarray, 'n']]:
-    """What each training image is to be taken for, and how much it weighs in the loss.
-
-    Raises:
-      InputError: a teacher's predictions that cannot be read or are not of these images.
-    """
-    faces, classes = run.dataset.splits['train'], len(run.dataset.class_names)
-    targets = np.eye(classes, dtype=np.float32)[faces.labels] if faces.votes is None else faces.votes
-    if run.config.data.teacher is not None:
-        share = np.float32(run.config.data.teacher_share)
-        targets = (1 - share) * targets + share * read_teacher(run.config.data.teacher, faces, run.dataset.class_names)
-    weights = np.ones(len(faces), np.float32)
-    if run.config.data.class_weights:
-        weights = class_weights(faces.labels, classes)[faces.labels]
-    return smooth(targets, run.config.optimizer.label_smoothing), weights
-
-
-def training_batches(run: Run, first: int, steps_per_call: int) -> Iterator[Data]:
-    """What each call of the step takes from step `first` on: always the resident split, or what is read ahead; to be closed."""
-    images, config = run.dataset.splits['train'].images, run.config
-    if run.dataset.splits['train'].in_memory:
-        data = training_data(run)
-        return (data for _ in itertools.count())
-    return stream(
-        run.mesh,
-        images,
-        *training_targets(run),
-        seed=config.seed,
-        batch_size=config.batch_size,
-        first=first,
-        last=run.steps,
-        steps_per_call=steps_per_call,
-        neighbours=config.augment.mixup > 0 or config.augment.cutmix > 0,
-    )
+from fer_jax.writers import MetricWriter, warn
 
 
 class Loop:
@@ -79,10 +37,11 @@ class Loop:
     """
 
     def __init__(self, run: Run, workdir: pathlib.Path, checkpoints: Checkpoints, stopped: Callable[[], bool], shown: bool = True):
-        self.run, self.checkpoints, self.stopped = run, checkpoints, stopped
+        self.run, self.undamped, self.checkpoints, self.stopped = run, run, checkpoints, stopped
+        self.owed: tuple[TrainState, dict[str, Any]] | None = None  # the best state and its record, where saving them failed
+        self.went_back_to: int | None = None  # the step of the last rollback
         self.validate = make_evaluator(run.logits, run.mesh, 'centre', run.dataset.class_names, run.config.evaluation.batch_size)
-        self.state, self.record = self.start()
-        self.step = int(self.state.step)
+        self.start()
         self.call_length = run.config.train.steps_per_call or (1 if jax.default_backend() == 'cpu' else 50)
         self.clock = time.monotonic()
         self.writer = MetricWriter(
@@ -96,36 +55,81 @@ class Loop:
             stream=None if shown else io.StringIO(),
         )
 
-    def start(self) -> tuple[TrainState, dict[str, Any]]:
-        """The initial state, or the latest checkpoint's, and the record that goes into the next checkpoint.
+    def start(self) -> None:
+        """Takes the newest checkpoint that is whole, or else the initial state, and the record that goes into the next one.
 
         Raises:
-          InputError: the data are not those that the run began with.
+          InputError: no checkpoint is whole, or the best one is not; or the data are not those that the run began with.
         """
-        run, steps = self.run, self.checkpoints.steps('latest')
-        record = {'starts': 0, 'seconds': 0.0, 'runs_at_once': 1, 'best': None, 'pending': {}, 'init_from': None}
-        if steps:
-            state, saved = self.checkpoints.restore('latest', steps[-1], run.abstract_state(), run.mesh)
+        run, train = self.undamped, self.undamped.config.train
+        self.record = {'starts': 0, 'seconds': 0.0, 'runs_at_once': 1, 'rollbacks': 0, 'failed_saves': 0, 'best': None, 'pending': {}}
+        self.record['init_from'] = None
+        if any(self.checkpoints.steps(kind) for kind in ('latest', 'best')):
+            self.state, saved, damaged = self.checkpoints.restore_newest(run.abstract_state(), run.mesh)
+            for found in damaged:
+                warn(f'{found}; going on from the checkpoint of step {int(self.state.step)}')
+            self.record |= {key: saved[key] for key in self.record if key in saved}
+            self.check_best(saved)
             check_content(run.dataset, saved)
-            record |= {key: saved[key] for key in record if key in saved}
-            if record['best'] and record['best']['step'] not in self.checkpoints.steps('best'):
-                # Killed between the two saves of one step: that step's latest checkpoint is the best one.
-                self.checkpoints.save('best', state, saved)
         else:
-            state, record['init_from'] = run.first_state()
-        return state, record | {'starts': record['starts'] + 1} | run.record()
+            self.state, self.record['init_from'] = run.first_state()
+        self.record |= {'starts': self.record['starts'] + 1} | run.record()
+        self.step = int(self.state.step)
+        self.run = damped(run, train.rollback_factor ** self.record['rollbacks']) if self.record['rollbacks'] else run
+
+    def check_best(self, saved: dict[str, Any]) -> None:
+        """Returns when the best checkpoint is there and whole; one that the restored state itself is, is saved again where it is not.
+
+        Raises:
+          InputError: it is lost.
+        """
+        best, step = self.record['best'], int(self.state.step)
+        if not best:
+            return
+        held = best['step'] in self.checkpoints.steps('best')
+        try:
+            if not held:
+                raise InputError(f'{self.checkpoints.folder / "best" / str(best["step"])}: no such checkpoint')
+            parallel.agreed(lambda: self.checkpoints.restore('best', best['step'], self.undamped.abstract_state(), self.undamped.mesh))
+        except InputError as error:
+            if best['step'] != step:
+                cure = 'train anew in another --workdir: the same configuration gives the same run'
+                raise InputError(f'{error}; it was the best on the validation split, and no other copy is there; {cure}') from None
+            if held:
+                warn(f'{error}; saved again from the latest checkpoint of step {step}')
+                self.checkpoints.put_aside('best', step)
+            # Where it is not there, the run was killed between the two saves of one step.
+            self.checkpoints.save('best', self.state, saved)
 
     def run_to_end(self) -> None:
         """Takes the steps that are left.
 
         Raises:
           InputError: training data that cannot be read.
-          Diverged: a loss that is not finite.
+          Diverged: a loss that is not finite, or exploded.
           Interrupted: a signal came; a checkpoint is saved.
+          NotSaved: what could not be written.
+        """
+        with self.writer:
+            self.say_where()
+            while self.step < self.run.steps:
+                try:
+                    self.advance()
+                except Diverged as error:
+                    self.roll_back(error)
+            if self.owed:
+                self.checkpoints.save('best', *self.owed)
+            self.writer.flush()
+            self.checkpoints.wait()
+
+    def advance(self) -> None:
+        """Takes steps to the end of the run.
+
+        Raises:
+          InputError, Diverged, Interrupted, NotSaved: as of `run_to_end`.
         """
         chunks: dict[int, TrainChunk] = {}
-        with self.writer, contextlib.closing(training_batches(self.run, self.step, self.call_length)) as batches:
-            self.say_where()
+        with contextlib.closing(training_batches(self.run, self.step, self.call_length)) as batches:
             while self.step < self.run.steps:
                 length = self.next_length()
                 data = next(batches)
@@ -134,7 +138,31 @@ class Loop:
                 self.state, metrics = chunks[length](self.state, data)
                 parallel.settle(metrics)
                 self.take(metrics, length)
-        self.checkpoints.wait()
+
+    def roll_back(self, error: Diverged) -> None:
+        """Goes back to the newest checkpoint, or to the start, with a smaller learning rate, as often as the configuration allows.
+
+        One that it went back to before, without coming to a newer one, may hold the beginning of what went wrong: it is put aside.
+
+        Raises:
+          Diverged: `error`, when that has been done often enough.
+        """
+        train, times = self.run.config.train, self.record['rollbacks'] + 1
+        if times > train.rollbacks:
+            raise error
+        with self.saving():
+            self.checkpoints.wait()
+        for kind in self.checkpoints.managers:
+            if self.went_back_to is not None and self.checkpoints.steps(kind)[-1:] == [self.went_back_to]:
+                self.checkpoints.put_aside(kind, self.went_back_to)
+        starts, self.owed = self.record['starts'], None
+        self.start()
+        self.went_back_to = self.step
+        self.record |= {'starts': starts, 'rollbacks': times}
+        self.run = damped(self.undamped, train.rollback_factor**times)
+        self.writer.rewind(self.step or None)
+        rate = f'{train.rollback_factor**times:.3g} of the learning rate'
+        self.writer.message(f'{error}; going back to step {self.step} with {rate} (rollback {times} of {train.rollbacks})')
 
     def read_state(self) -> TrainState:
         """The state, to evaluate or save. Of several runs in one program `replicas` puts another in this one's place."""
@@ -163,8 +191,7 @@ class Loop:
         The metrics stay on the device until they are logged.
 
         Raises:
-          Diverged: a loss that is not finite.
-          Interrupted: a signal came; a checkpoint is saved.
+          Diverged, Interrupted, NotSaved: as of `run_to_end`.
         """
         run, train, before = self.run, self.run.config.train, self.step
         self.step += length
@@ -182,31 +209,36 @@ class Loop:
             self.save(improved)
         if stopping:
             self.checkpoints.wait()
+            if self.step not in self.checkpoints.steps('latest'):
+                raise NotSaved(f'stopped by a signal at step {self.step}, which could not be saved')
             raise Interrupted(f'stopped by a signal at step {self.step}, which is saved; the same command goes on from there')
 
     def pending(self) -> dict[str, np.ndarray]:
         """Each metric of each step since the last line of the log, fetched from the device.
 
         Raises:
-          Diverged: a loss among them is not finite.
+          Diverged: a loss among them is not finite, or exploded.
         """
         fetched = {name: np.concatenate([np.ravel(part) for part in parts]) for name, parts in self.record['pending'].items()}
-        bad = np.flatnonzero(~np.isfinite(fetched.get('loss', ())))
+        limit = self.run.config.train.loss_limit
+        bad = np.flatnonzero(~(fetched.get('loss', np.zeros(0)) <= limit))  # a NaN among them
         if len(bad):
-            first = self.step - len(fetched['loss']) + 1
-            kept = self.checkpoints.steps('latest')
-            stands = f'the checkpoint of step {kept[-1]} stands' if kept else 'no checkpoint was due before'
-            raise Diverged(
-                f'the loss is {fetched["loss"][bad[0]]} at step {first + bad[0]}, seen when steps {first} to {self.step} were looked at;'
-                f' {stands}; try a smaller optimizer.learning_rate'
-            )
+            first, loss = self.step - len(fetched['loss']) + 1, fetched['loss'][bad[0]]
+            what = f'the loss is {loss}' + (f', above train.loss_limit={limit:g},' if np.isfinite(loss) else '')
+            raise Diverged(f'{what} at step {first + bad[0]}, seen when steps {first} to {self.step} were looked at; {self.what_stands()}')
         return fetched
+
+    def what_stands(self) -> str:
+        """Which checkpoint a run that ends here leaves."""
+        kept = self.checkpoints.steps('latest')
+        return f'the checkpoint of step {kept[-1]} stands' if kept else 'no checkpoint was due before'
 
     def log(self) -> None:
         """One line of the log: the means since the last one."""
         means = {name: float(np.mean(values, dtype=np.float64)) for name, values in self.pending().items()}
         self.record['pending'] = {}
-        self.writer.train(self.step, means | {'learning_rate': float(self.run.schedule(self.step - 1))})
+        with self.saving():
+            self.writer.train(self.step, means | {'learning_rate': float(self.run.schedule(self.step - 1))})
 
     def evaluate(self) -> bool:
         """Scores the validation split, and says whether that is the best so far."""
@@ -215,21 +247,78 @@ class Loop:
         improved = self.record['best'] is None or summary['accuracy'] > self.record['best']['accuracy']
         if improved:
             self.record['best'] = {'step': self.step, 'accuracy': summary['accuracy']}
-        self.writer.validation(self.step, {name: summary[name] for name in ('accuracy', 'macro_f1', 'nll', 'calibration_error')})
+        with self.saving():
+            self.writer.validation(self.step, {name: summary[name] for name in ('accuracy', 'macro_f1', 'nll', 'calibration_error')})
         return improved
 
     def save(self, improved: bool) -> None:
-        """Saves the latest checkpoint, then the best: a best one never lies beyond the latest."""
+        """Saves the latest checkpoint, then the best, and one that is still owed.
+
+        Raises:
+          Diverged: a loss since the last line of the log, or the state, is not finite.
+          NotSaved: a checkpoint or the log could not be written, and the configuration does not say to go on.
+        """
         with self.writer.pause():
             now = time.monotonic()
             self.record['seconds'] += now - self.clock
             self.clock = now
             self.record['pending'] = {name: [values.tolist()] for name, values in self.pending().items()}
             state = self.read_state()
-            self.checkpoints.save('latest', state, self.record)
+            if not is_finite(state):
+                raise Diverged(f'parameters or statistics are not finite after step {self.step}; {self.what_stands()}')
+            with self.saving():
+                self.writer.flush()  # a checkpoint must not lie beyond what the log says
+                self.checkpoints.save('latest', state, self.record)
+                if improved or self.goes_on():
+                    self.checkpoints.wait()
             if improved:
+                self.owed = (state, self.record)
+            if self.owed:
+                self.save_best()
+
+    def save_best(self) -> None:
+        """Saves the best state that is owed, and keeps a copy of what is still owed after that."""
+        state, record = self.owed
+        with self.saving():
+            self.checkpoints.save('best', state, record)
+            if self.goes_on():
                 self.checkpoints.wait()
-                self.checkpoints.save('best', state, self.record)
+            self.owed = None
+        if self.owed:
+            self.owed = (jax.tree.map(jnp.copy, state), copy.deepcopy(record))
+
+    def goes_on(self) -> bool:
+        """Whether the run goes on after what could not be written; it then waits for each save, to know."""
+        return self.run.config.train.on_failed_save == 'go_on'
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """Tells of what could not be written meanwhile, counts it, and goes on where the configuration says so.
+
+        Raises:
+          NotSaved: where it does not.
+        """
+        try:
+            yield
+        except NotSaved as error:
+            if not self.goes_on():
+                raise
+            self.record['failed_saves'] += 1
+            self.writer.message(f'warning: {error}; going on, for train.on_failed_save=go_on')
+
+
+def damped(run: Run, factor: float) -> Run:
+    """`run` with its learning rate times `factor`."""
+
+    def schedule(step: Any) -> Any:
+        return factor * run.schedule(step)
+
+    return dataclasses.replace(run, schedule=schedule, optimizer=make_optimizer(run.config.optimizer, schedule))
+
+
+def is_finite(state: TrainState) -> bool:
+    """Whether no number of the state is NaN or infinite."""
+    return all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(state))
 
 
 def run_size(run: Run) -> str:

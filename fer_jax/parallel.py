@@ -19,7 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from fer_jax.errors import Diverged, InputError, Interrupted, ToldElsewhere
+from fer_jax.errors import Diverged, InputError, Interrupted, NotSaved, ToldElsewhere
 
 DATA = 'data'  # the mesh axis that shares a batch
 REPLICA = 'replica'  # the mesh axis that shares out runs which differ in their seed only
@@ -131,6 +131,8 @@ def agreed(action: Callable[[], Outcome]) -> Outcome:
     try:
         outcome = action()
     except InputError as error:
+        if error.everywhere:  # told to all by an `agreed` inside this one
+            raise
         failure = error
     if jax.process_count() == 1:
         if failure:
@@ -167,7 +169,7 @@ def ending_together() -> Iterator[None]:
             raise
         who, lost = f'process {jax.process_index()} of {jax.process_count()}', isinstance(error, jax.errors.JaxRuntimeError)
         what = 'another process is gone; the same command goes on from the last checkpoint' if lost else type(error).__name__
-        text = f'error: {who}: {error}' if isinstance(error, InputError) else f'{who}: {what} ({first_line(error)})'
+        text = f'error: {who}: {error}' if isinstance(error, InputError | NotSaved) else f'{who}: {what} ({first_line(error)})'
         logging.getLogger('fer_jax.run').info(text)
         print(text, file=sys.stderr)
         sys.stderr.flush()

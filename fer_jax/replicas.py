@@ -15,7 +15,8 @@ from fer_jax import parallel
 from fer_jax.checkpoint import Checkpoints
 from fer_jax.claims import holding
 from fer_jax.errors import Diverged, InputError, Interrupted
-from fer_jax.loop import Loop, training_data
+from fer_jax.feed import training_data
+from fer_jax.loop import Loop
 from fer_jax.run import build, check_workdir, claim_workdir
 from fer_jax.state import TrainState
 from fer_jax.step import TrainChunk, make_replica_chunk
@@ -37,6 +38,8 @@ def train_together(configs: Sequence[ConfigDict], workdirs: Sequence[pathlib.Pat
     """
     for config, workdir in zip(configs, workdirs, strict=True):
         check_workdir(workdir, config)
+        if config.train.rollbacks:
+            raise InputError('train.rollbacks changes the learning rate of one run, which has none of its own in --together: leave one out')
     run = build(configs[0])
     if not run.dataset.splits['train'].in_memory:
         raise InputError('several runs in one program share resident data: set data.pipeline=resident, or leave --together out')

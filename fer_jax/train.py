@@ -34,7 +34,8 @@ def train(config: ConfigDict, workdir: pathlib.Path | None = None) -> dict[str, 
 
     Raises:
       InputError: bad data, or a workdir that holds something else or in which another process is at work.
-      Diverged: a loss that is not finite; the checkpoints before it stand.
+      Diverged: a loss that is not finite, or exploded; the checkpoints before it stand.
+      NotSaved: what could not be written; what was saved before stands.
       Interrupted: after SIGTERM or SIGINT, with a checkpoint saved.
     """
     workdir = workdir or default_workdir(config)
@@ -103,6 +104,8 @@ def finish(run: Run, workdir: pathlib.Path, checkpoints: Checkpoints, record: di
         'training_seconds': record['seconds'],
         'runs_at_once': record['runs_at_once'],
         'starts': record['starts'],
+        'rollbacks': record['rollbacks'],
+        'failed_saves': record['failed_saves'],
         'init_from': record['init_from'],
     }
     scorings = [('validation', 'centre'), *([('test', 'centre'), ('test', 'ten')] if run.config.evaluation.test else [])]

@@ -18,7 +18,8 @@ from typing import Any
 
 import jax
 
-from fer_jax.errors import InputError
+from fer_jax.errors import NotSaved
+from fer_jax.events import Events
 from fer_jax.files import write_atomic
 
 PACKAGES = (
@@ -33,6 +34,7 @@ def process_log(workdir: pathlib.Path, process: int) -> Iterator[None]:
     """Writes what this process does meanwhile to `workdir`/logs/process-<k>.log: who and where it is, each message, how it ended."""
     (workdir / 'logs').mkdir(exist_ok=True)
     handler = logging.FileHandler(workdir / 'logs' / f'process-{process}.log')
+    handler.handleError = lambda record: None  # a full disk is told of by what matters more than this log
     handler.setFormatter(logging.Formatter('%(asctime)s  %(message)s'))
     LOG.propagate = False
     LOG.setLevel(logging.INFO)
@@ -47,15 +49,23 @@ def process_log(workdir: pathlib.Path, process: int) -> Iterator[None]:
         raise
     finally:
         LOG.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):
+            handler.close()
+
+
+def warn(text: str) -> None:
+    """A warning before there is a MetricWriter: the lead shows it, every process notes it in its own log."""
+    LOG.info(f'warning: {text}')
+    if jax.process_index() == 0:
+        print(f'warning: {text}', file=sys.stderr)
 
 
 class MetricWriter:
     """Writes metrics as they come: all to metrics.jsonl, on request to TensorBoard, and progress to a terminal or a log.
 
     On a terminal progress is one line that overwrites itself; elsewhere plain lines, no two within `quiet_seconds`.
-    Each line of metrics.jsonl is in the file before its call returns, so that a killed process has lost none.
-    Used as a context manager it closes what it opened.
+    Each line of metrics.jsonl is in the file before its call returns, so that a killed process has lost none. One that could not be
+    written is kept, and goes before the next one. Used as a context manager it closes what it opened.
 
     Args:
       folder: of the run; metrics.jsonl and the folder `tensorboard` are in it.
@@ -70,7 +80,7 @@ class MetricWriter:
 
     Raises:
       InputError: `tensorboard` without the package tensorboardX.
-      OSError: the disk is full or the folder cannot be written.
+      NotSaved: the disk is full or the folder cannot be written; so do its methods.
     """
 
     def __init__(
@@ -94,13 +104,22 @@ class MetricWriter:
         self._overwritable = False  # the terminal's last line is progress
         self._last_line = -math.inf
         self._seconds_per_step: float | None = None
-        self._file, self._events = None, None
-        if lead:
-            path = pathlib.Path(folder) / 'metrics.jsonl'
-            cut_after(path, -1 if resumed_at is None else resumed_at)
-            self._events = open_events(pathlib.Path(folder) / 'tensorboard', resumed_at) if tensorboard else None
-            self._file = open(path, 'a')
-        self.restart(resumed_at or 0)
+        self._folder, self._tensorboard, self._file, self._events = pathlib.Path(folder), tensorboard, None, None
+        self.rewind(resumed_at)
+
+    def rewind(self, step: int | None) -> None:
+        """Goes on from `step`: what was logged beyond it is cut off; all of it where `step` is None."""
+        self._unwritten = b''
+        if self._lead:
+            self.close()
+            if self._tensorboard:
+                with self._writing('tensorboard'):
+                    self._events = Events(self._folder / 'tensorboard', 0 if step is None else step + 1)
+            with self._writing('metrics.jsonl'):
+                cut_after(self._folder / 'metrics.jsonl', -1 if step is None else step)
+                # Unbuffered: what a full disk has taken of a line, and what not, is then known.
+                self._file = open(self._folder / 'metrics.jsonl', 'ab', buffering=0)
+        self.restart(step or 0)
 
     def __enter__(self) -> 'MetricWriter':
         return self
@@ -117,7 +136,22 @@ class MetricWriter:
         if self._file:
             self._file.close()
         if self._events:
-            self._events.close()
+            with contextlib.suppress(OSError):  # what matters stands in metrics.jsonl
+                self._events.close()
+            self._events = None
+
+    def flush(self) -> None:
+        """Writes the lines that could not be written when they came."""
+        with self._writing('metrics.jsonl'):
+            while self._unwritten:
+                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+
+    @contextlib.contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise NotSaved(f'{self._folder / name} could not be written ({error.strerror})') from None
 
     def restart(self, step: int) -> None:
         """Starts the next interval at `step` and now: to be called after the first step, so that compiling counts nowhere."""
@@ -146,8 +180,7 @@ class MetricWriter:
             self._seconds_per_step = seconds / steps if old is None else 0.9 * old + 0.1 * seconds / steps
         if self._lead:
             self._record('train', step, metrics)
-            if self._events and rate is not None:
-                self._events.add_scalar('train/images_per_second', rate, step)
+            self._note('train', step, {'images_per_second': rate} if rate is not None else {})
             self._progress(step, metrics, rate)
 
     def validation(self, step: int, metrics: dict[str, float]) -> None:
@@ -155,8 +188,6 @@ class MetricWriter:
         self.message(f'epoch {step / self._steps_per_epoch:.1f}  validation: {shown(metrics)}')
         if self._lead:
             self._record('validation', step, metrics)
-            if self._events:
-                self._events.flush()
 
     def message(self, text: str) -> None:
         """Shows a line that stays, without tearing the progress line; every process also notes it in its own log."""
@@ -171,11 +202,20 @@ class MetricWriter:
         # JSON has no NaN: a value that is not finite is null.
         line = {'step': step, 'kind': kind, 'epoch': step / self._steps_per_epoch}
         line |= {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps(line, allow_nan=False) + '\n')
-        self._file.flush()
+        self._unwritten += json.dumps(line, allow_nan=False).encode() + b'\n'
+        self.flush()
+        self._note(kind, step, values)
+
+    def _note(self, kind: str, step: int, values: dict[str, float]) -> None:
+        """For TensorBoard, which gets no more of a run after an error: half an event would hide all that come after it."""
         if self._events:
-            for name, value in values.items():
-                self._events.add_scalar(f'{kind}/{name}', value, step)
+            try:
+                for name, value in values.items():
+                    self._events.scalar(f'{kind}/{name}', value, step)
+                self._events.flush()
+            except OSError as error:
+                self._events = None
+                raise NotSaved(f'{self._folder / "tensorboard"} could not be written ({error.strerror})') from None
 
     def _progress(self, step: int, metrics: dict[str, float], rate: float | None) -> None:
         now = self._clock()
@@ -215,15 +255,6 @@ def step_of(line: bytes, otherwise: int) -> int:
         return int(json.loads(line)['step'])
     except (ValueError, KeyError, TypeError):
         return otherwise
-
-
-def open_events(folder: pathlib.Path, resumed_at: int | None) -> Any:
-    """A tensorboardX writer; TensorBoard hides what an earlier process wrote beyond `resumed_at`."""
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise InputError('train.tensorboard=true needs the package tensorboardX: install it or set train.tensorboard=false') from None
-    return SummaryWriter(str(folder), purge_step=0 if resumed_at is None else resumed_at + 1)
 
 
 def shown(metrics: dict[str, float]) -> str:

@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # README's table of the architecture is this one.
 FLOORS = {
     0: ['errors'],
-    1: ['files', 'rng', 'fields'],
+    1: ['files', 'rng', 'fields', 'events'],
     2: ['config', 'parallel', 'convolution', 'normalisation', 'writers', 'claims', 'statistics'],
     3: ['data/schema', 'data/archive', 'augment', 'network', 'losses', 'metrics', 'optimizer', 'figures', 'pages', 'records'],
     4: [
@@ -30,6 +30,7 @@ FLOORS = {
         'evaluate',
         'saliency',
         'tables',
+        'terminal',
     ],
     5: [
         'data/shards',
@@ -47,7 +48,7 @@ FLOORS = {
     6: ['data/prepare', 'data/stream', 'weights', 'sections', 'sources'],
     7: ['data/load', 'report', 'folded', 'classifier'],
     8: ['run', 'onnx_graph', 'litert_graph', 'annotate'],
-    9: ['score', 'plan', 'int8', 'display'],
+    9: ['feed', 'score', 'plan', 'int8', 'display'],
     10: ['loop', 'explain', 'export', 'prediction'],
     11: ['train', 'demo'],
     12: ['replicas'],

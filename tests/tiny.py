@@ -4,6 +4,9 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import IO
 
 ROOT = pathlib.Path(__file__).parent.parent
 FIELDS = {
@@ -24,14 +27,20 @@ def overrides(folder: pathlib.Path, **fields: str) -> list[str]:
     return [f'--config.{name}={text}' for name, text in chosen.items()]
 
 
-def start(*arguments: str, **options: object) -> subprocess.Popen:
-    """`python -m fer_jax` with these arguments, its output piped."""
+def start(
+    *arguments: str,
+    module: tuple[str, ...] = ('fer_jax',),
+    environment: Mapping[str, str] = MappingProxyType({}),
+    to: IO | None = None,
+    **options: object,
+) -> subprocess.Popen:
+    """`python -m fer_jax`, or of another module, with these arguments; its output piped, or standard error `to` a file."""
     return subprocess.Popen(
-        [sys.executable, '-W', 'ignore', '-m', 'fer_jax', *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        [sys.executable, '-W', 'ignore', '-m', *module, *arguments],
+        stdout=subprocess.PIPE if to is None else subprocess.DEVNULL,
+        stderr=subprocess.PIPE if to is None else to,
         text=True,
-        env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+        env=os.environ | {'JAX_PLATFORMS': 'cpu'} | environment,
         **options,
     )
 

@@ -134,3 +134,19 @@ def test_readme_shows_these_floors():
         if row := re.match(r'\|\s*(\d+)\s*\|(.*)', line):
             shown |= {file: int(row[1]) for file in re.findall(r'`([\w/]+\.py)`', row[2])}
     assert shown == FLOOR_OF
+
+
+@pytest.mark.parametrize('file', FILES)
+def test_nothing_is_unpickled_evaluated_or_executed(file: str) -> None:
+    """But configuration files, which users run on purpose."""
+    unsafe = {'pickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal', 'code', 'runpy'}
+    assert not {module.partition('.')[0] for module in imports(file)} & unsafe
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / 'fer_jax' / file).read_text())):
+        if isinstance(node, ast.Call):
+            name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, 'attr', '')
+            bare = isinstance(node.func, ast.Name) and name in ('eval', 'exec', 'compile', '__import__')
+            pickles = any(word.arg == 'allow_pickle' and ast.unparse(word.value) != 'False' for word in node.keywords)
+            if bare or name == 'exec_module' or pickles:
+                found.add(name)
+    assert found == ({'exec_module'} if file == 'config.py' else set())

@@ -1,4 +1,4 @@
-"""README's tables of results and of speed, from the records under results/, and the model card's, from the shipped weights.
+"""README's tables of results, speed and faults, from the records under results/, and the model card's, from the shipped weights.
 
     python -m benchmarks.results_table        # rewrites README.md and weights/README.md between their marks
 
@@ -20,6 +20,8 @@ HEADER = '| record | split | views | accuracy, % (95 % interval) | macro F1, % |
 
 SPEED_BEGIN, SPEED_END = '<!-- speed: written by benchmarks/results_table.py -->', '<!-- end of speed -->'
 WEIGHTS_BEGIN, WEIGHTS_END = '<!-- weights: written by benchmarks/results_table.py -->', '<!-- end of weights -->'
+FAULTS_BEGIN, FAULTS_END = '<!-- faults: written by benchmarks/results_table.py -->', '<!-- end of faults -->'
+FAULTS_HEADER = '| campaign | what is done | tried | did not hold | minutes |'
 SPEED_HEADER = '| record | measured | fer_jax | beside it | times as fast (quartiles) |'
 
 
@@ -108,6 +110,16 @@ def speed_rows() -> list[str]:
     return lines
 
 
+def fault_rows() -> list[str]:
+    """A line of the table for each recorded campaign of faults."""
+    lines = []
+    for path in sorted((ROOT / 'results/faults').glob('*.json')):
+        found = read_json(path)
+        name = f'[{found["campaign"]}](results/faults/{path.name})'
+        lines.append(f'| {name} | {found["what"].rstrip(".")} | {found["tried"]:,} | {len(found["wrong"])} | {found["seconds"] / 60:.0f} |')
+    return lines
+
+
 def card_lines(name: str) -> list[str]:
     """The measured part of the model card of weights/`name`.safetensors, from what the file says of itself."""
     path = ROOT / 'weights' / f'{name}.safetensors'
@@ -146,6 +158,7 @@ def between(text: str, begin: str, end: str, lines: list[str]) -> str:
 def with_table(readme: str) -> str:
     """README.md with the tables between their marks made anew."""
     readme = between(readme, BEGIN, END, [HEADER, '|---|---|---|---|---:|---:|---:|---|---:|', *rows()])
+    readme = between(readme, FAULTS_BEGIN, FAULTS_END, [FAULTS_HEADER, '|---|---|---:|---:|---:|', *fault_rows()])
     return between(readme, SPEED_BEGIN, SPEED_END, [SPEED_HEADER, '|---|---|---:|---:|---|', *speed_rows()])
 
 

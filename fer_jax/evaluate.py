@@ -18,7 +18,7 @@ from jaxtyping import Float, Float32, Int32, Shaped
 
 from fer_jax.augment import CROP_SIDE, normalise
 from fer_jax.data.schema import Faces
-from fer_jax.errors import unknown
+from fer_jax.errors import Diverged, unknown
 from fer_jax.figures import confusion_matrix_png
 from fer_jax.files import write_atomic, write_json
 from fer_jax.metrics import EvaluationState, summarise
@@ -59,7 +59,7 @@ def make_evaluator(apply: Apply, mesh: Mesh, views: str, class_names: Sequence[s
       batch_size: views in one call over all devices, at most, though never less than one image a device.
 
     Returns:
-      A function that raises RuntimeError where the images counted are not the split's, and FloatingPointError where the
+      A function that raises RuntimeError where the images counted are not the split's, and Diverged where the
       network's output is not finite.
 
     Raises:
@@ -88,7 +88,7 @@ def make_evaluator(apply: Apply, mesh: Mesh, views: str, class_names: Sequence[s
             )
         broken = ~np.isfinite(log_probabilities).all(1)
         if broken.any():
-            raise FloatingPointError(f'the network gives no finite output for {broken.sum()} of {len(faces)} images')
+            raise Diverged(f'the network gives no finite output for {broken.sum()} of {len(faces)} images')
         return Evaluation(summarise(state, tuple(class_names)), np.exp(log_probabilities), np.concatenate(predictions)[: len(faces)])
 
     return evaluate

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import io
+import itertools
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -152,9 +153,11 @@ class Loop:
             raise error
         with self.saving():
             self.checkpoints.wait()
-        for kind in self.checkpoints.managers:
-            if self.went_back_to is not None and self.checkpoints.steps(kind)[-1:] == [self.went_back_to]:
-                self.checkpoints.put_aside(kind, self.went_back_to)
+        held = {kind: self.checkpoints.steps(kind) for kind in self.checkpoints.managers}
+        newest = max(itertools.chain(*held.values()), default=None)
+        if newest is not None and newest == self.went_back_to:
+            for kind in (kind for kind, steps in held.items() if newest in steps):
+                self.checkpoints.put_aside(kind, newest)
         starts, self.owed = self.record['starts'], None
         self.start()
         self.went_back_to = self.step
@@ -241,9 +244,16 @@ class Loop:
             self.writer.train(self.step, means | {'learning_rate': float(self.run.schedule(self.step - 1))})
 
     def evaluate(self) -> bool:
-        """Scores the validation split, and says whether that is the best so far."""
+        """Scores the validation split, and says whether that is the best so far.
+
+        Raises:
+          Diverged: the network's outputs are not finite.
+        """
         with self.writer.pause():
-            summary = self.validate(evaluated_variables(self.read_state()), self.run.dataset.splits['validation']).summary
+            try:
+                summary = self.validate(evaluated_variables(self.read_state()), self.run.dataset.splits['validation']).summary
+            except Diverged as error:
+                raise Diverged(f'{error} after step {self.step}; {self.what_stands()}') from None
         improved = self.record['best'] is None or summary['accuracy'] > self.record['best']['accuracy']
         if improved:
             self.record['best'] = {'step': self.step, 'accuracy': summary['accuracy']}

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, Mesh
 
 from fer_jax import evaluate as evaluate_module
 from fer_jax.data.schema import Faces
-from fer_jax.errors import InputError
+from fer_jax.errors import Diverged, InputError
 from fer_jax.evaluate import crops, make_evaluator, write_evaluation
 
 NAMES = ('low', 'middle', 'high')
@@ -127,7 +127,7 @@ def test_an_image_that_is_not_counted_raises() -> None:
 
 
 def test_output_that_is_not_finite_raises() -> None:
-    with pytest.raises(FloatingPointError, match='10 of 10'):
+    with pytest.raises(Diverged, match='10 of 10'):
         make_evaluator(brightness, mesh(1), 'centre', NAMES, 16)({'scale': jnp.float32(np.nan)}, faces(10))
 
 

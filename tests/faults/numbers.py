@@ -44,7 +44,7 @@ def stops(findings: Findings, reference: pathlib.Path, workdir: pathlib.Path, ki
     code, err = poisoned(workdir, kind, step, 1, arguments)
     last = (err.splitlines() or [''])[-1]
     findings.check(code == 1 and last.startswith('diverged: ') and 'Traceback' not in err, f'{name}: it ended with {code}: {err}')
-    told = re.search(r'seen when steps (\d+) to (\d+) were looked at|not finite after step (\d+)', last)
+    told = re.search(r'seen when steps (\d+) to (\d+) were looked at|(?:not finite|images) after step (\d+)', last)
     first, final = (0, -1) if told is None else map(int, (told[3], told[3]) if told[3] else (told[1], told[2]))
     # Poisoned parameters show in the loss of the step after, where the state itself was not looked at before.
     findings.check(first <= step + 1 and step <= final, f'{name}: it said {last!r}')

@@ -120,7 +120,7 @@ def holding(folder: pathlib.Path, run: str, what: str) -> Iterator[None]:
     Raises:
       InputError: another process is at work there.
     """
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     first, told = latest(folder, run), False
     while (path := acquire(folder, run)) is None:
         claim = latest(folder, run)
@@ -171,9 +171,5 @@ def is_gone(process: Any) -> bool:
 
 def folder_time(folder: pathlib.Path) -> float:
     """The time by the clock that stamps files in `folder`: on a network that of its server, whatever this host's says."""
-    descriptor, name = tempfile.mkstemp(prefix='.time-', dir=folder)
-    try:
-        return os.fstat(descriptor).st_mtime
-    finally:
-        os.close(descriptor)
-        os.unlink(name)
+    with tempfile.TemporaryFile(dir=folder) as file:  # without a name, so that a kill leaves nothing
+        return os.fstat(file.fileno()).st_mtime

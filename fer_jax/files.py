@@ -5,11 +5,14 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import secrets
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from fer_jax.errors import InputError
+
+TEMPORARY = re.compile(r'\..+\.\d+-[0-9a-f]{8}\.tmp')  # the names that `open_atomic` gives
 
 
 def write_atomic(path: str | os.PathLike, content: bytes | str) -> None:
@@ -45,6 +48,13 @@ def open_atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     _sync_folder(path.parent)
+
+
+def clear_temporaries(folder: pathlib.Path) -> None:
+    """Deletes what `open_atomic` has left below `folder` where it was killed: nobody else may be writing there."""
+    for path in folder.rglob('.*.tmp'):
+        if TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: pathlib.Path) -> None:

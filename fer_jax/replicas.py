@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 from fer_jax import parallel
 from fer_jax.checkpoint import Checkpoints
-from fer_jax.claims import holding
 from fer_jax.errors import Diverged, InputError, Interrupted
 from fer_jax.feed import training_data
 from fer_jax.loop import Loop
@@ -47,8 +46,7 @@ def train_together(configs: Sequence[ConfigDict], workdirs: Sequence[pathlib.Pat
         stopped = stack.enter_context(parallel.stop_signals())
         loops: list[Loop] = []
         for config, workdir in zip(configs, workdirs, strict=True):
-            claim_workdir(workdir, config)
-            stack.enter_context(holding(workdir / 'claims', 'run', str(workdir)))
+            stack.enter_context(claim_workdir(workdir, config))
             checkpoints = Checkpoints(workdir / 'checkpoints', config.train.keep_checkpoints)
             stack.enter_context(contextlib.closing(checkpoints))
             loop = Loop(dataclasses.replace(run, config=config), workdir, checkpoints, stopped, shown=not loops)

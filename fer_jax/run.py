@@ -1,9 +1,11 @@
 """What a run is made of: its folder, and the data set, mesh, network and optimizer that its configuration names."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -17,17 +19,20 @@ from ml_collections import ConfigDict
 
 from fer_jax import parallel
 from fer_jax.baselines import make_any
+from fer_jax.claims import holding
 from fer_jax.config import differences, from_record, values
 from fer_jax.data.load import load
 from fer_jax.data.schema import Dataset
 from fer_jax.data.stream import device_memory
 from fer_jax.errors import InputError
 from fer_jax.fields import MOVABLE
-from fer_jax.files import read_json, write_json
+from fer_jax.files import TEMPORARY, clear_temporaries, read_json, write_json
 from fer_jax.optimizer import make_optimizer, make_schedule
 from fer_jax.state import TrainState, create_state
 from fer_jax.weights import difference_text, flat, head_paths, nested, read_weights, transfer
 from fer_jax.writers import environment
+
+CLAIMS = 'claims'  # the folder of a run's own claims
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,22 +147,32 @@ def check_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
         differing = [line for line in differences(stored_config(workdir), config) if line.partition(':')[0] not in MOVABLE]
         if differing:
             raise InputError(f'{workdir} holds a run of another configuration ({"; ".join(differing)}); choose another --workdir')
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    elif workdir.exists() and (not workdir.is_dir() or any(not begun_by_us(path) for path in workdir.iterdir())):
         raise InputError(f'{workdir} is there already and is no run; choose another --workdir')
 
 
-def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Makes the folder and writes config.json and environment.json into it.
+def begun_by_us(path: pathlib.Path) -> bool:
+    """Whether it is what a run that was killed at its very start leaves in its folder."""
+    return path.name == CLAIMS or bool(TEMPORARY.fullmatch(path.name))
+
+
+@contextlib.contextmanager
+def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
+    """Makes the folder this process's meanwhile, clears away what a killed one has left, and writes config.json and environment.json.
 
     Raises:
-      InputError: it cannot be written.
+      InputError: it cannot be written, holds something else, or another process is at work there.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / 'config.json', config.to_dict())
-        write_json(workdir / 'environment.json', environment())
-    except OSError as error:
-        raise InputError(f'--workdir {workdir}: {error.strerror}') from None
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(holding(workdir / CLAIMS, 'run', str(workdir)))
+            check_workdir(workdir, config)  # once more: now nobody else can make another run of it
+            clear_temporaries(workdir)
+            write_json(workdir / 'config.json', config.to_dict())
+            write_json(workdir / 'environment.json', environment())
+        except OSError as error:
+            raise InputError(f'--workdir {workdir}: {error.strerror}') from None
+        yield
 
 
 def stored_config(workdir: pathlib.Path) -> ConfigDict:

@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from fer_jax import parallel
 from fer_jax.checkpoint import Checkpoints
-from fer_jax.claims import holding
 from fer_jax.data.prepare import prepare
 from fer_jax.data.schema import DataWarning
 from fer_jax.errors import InputError
@@ -49,10 +48,9 @@ def train(config: ConfigDict, workdir: pathlib.Path | None = None) -> dict[str, 
     run = build_together(config)
     if lead:
         print(f'run: {workdir}')
-    parallel.agreed(lambda: lead and claim_workdir(workdir, config))
-    parallel.agreed(lambda: check_shared(workdir))
     with contextlib.ExitStack() as stack:
-        parallel.agreed(lambda: stack.enter_context(holding(workdir / 'claims', 'run', str(workdir))) if lead else None)
+        parallel.agreed(lambda: stack.enter_context(claim_workdir(workdir, config)) if lead else None)
+        parallel.agreed(lambda: check_shared(workdir))
         stack.enter_context(process_log(workdir, jax.process_index()))
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir / 'checkpoints', config.train.keep_checkpoints)))
         stopped = stack.enter_context(parallel.stop_signals())

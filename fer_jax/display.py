@@ -14,7 +14,7 @@ from PIL import Image
 
 from fer_jax.annotate import annotate, enlargement, video_writer
 from fer_jax.classifier import Face
-from fer_jax.data.archive import printable
+from fer_jax.errors import printable
 from fer_jax.faces import Photo
 from fer_jax.files import write_atomic
 from fer_jax.sources import Footage, Shot, is_camera

@@ -3,6 +3,13 @@
 import difflib
 from collections.abc import Iterable
 
+MOST_CHARACTERS = 2000  # of a message, which may quote what a file says
+
+
+def printable(text: str) -> str:
+    """`text` fit for one line of a terminal: control characters and undecodable bytes are escaped."""
+    return text if text.isprintable() else ''.join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
 
 class InputError(ValueError):
     """Something the user gave is wrong; the message is one line: what, where, what would do.
@@ -11,6 +18,9 @@ class InputError(ValueError):
     """
 
     everywhere = False  # whether all processes of the run raise it
+
+    def __init__(self, message: str = ''):
+        super().__init__(one_line(message))
 
 
 class ToldElsewhere(InputError):
@@ -27,6 +37,12 @@ class NotSaved(Exception):
 
 class Interrupted(Exception):
     """A signal stopped a run after a checkpoint; the same command resumes it. Exit code 75 (EX_TEMPFAIL)."""
+
+
+def one_line(message: str) -> str:
+    """A message that may hold anything from a file, as one line of bounded length that a terminal can show."""
+    message = printable(str(message))
+    return message if len(message) <= MOST_CHARACTERS else f'{message[:MOST_CHARACTERS]}… ({len(message):,} characters)'
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:

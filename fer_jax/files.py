@@ -3,16 +3,20 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import pathlib
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from fer_jax.errors import InputError
 
 TEMPORARY = re.compile(r'\..+\.\d+-[0-9a-f]{8}\.tmp')  # the names that `open_atomic` gives
+MOST_TEXT = 64 << 20  # bytes of a file that is read at once
+NUMBER = (int, float)
 
 
 def write_atomic(path: str | os.PathLike, content: bytes | str) -> None:
@@ -71,20 +75,62 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + '\n')
 
 
-def read_json(path: str | os.PathLike) -> Any:
-    """The JSON value in `path`.
+def read_bytes(path: str | os.PathLike, most: int) -> bytes:
+    """The content of a regular file of at most `most` bytes.
 
     Raises:
-      InputError: the file is missing, cannot be read or is not JSON; the message names file and line.
+      InputError: the file is missing, no regular one, larger, or cannot be read.
     """
     try:
-        return json.loads(pathlib.Path(path).read_text())
+        # Neither a pipe that nobody writes into nor a device without an end may be waited for.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), 'rb') as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise InputError(f'{path}: not a regular file')
+            content = file.read(most + 1)
     except FileNotFoundError:
         raise InputError(f'{path}: no such file') from None
     except OSError as error:
         raise InputError(f'{path}: cannot be read ({error.strerror})') from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    if len(content) > most:
+        raise InputError(f'{path}: larger than {most:,} bytes, which no such file is')
+    return content
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """The content of a text file; what is no UTF-8 in it becomes replacement characters.
+
+    Raises:
+      InputError: as of `read_bytes`.
+    """
+    return read_bytes(path, MOST_TEXT).decode(errors='replace')
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """The JSON value in `path`.
+
+    Raises:
+      InputError: as of `read_bytes`, or it is not JSON; the message names file and line.
+    """
+    try:
+        return json.loads(read_bytes(path, MOST_TEXT).decode())
+    except (ValueError, RecursionError) as error:  # also of a number with thousands of digits
+        if isinstance(error, InputError):
+            raise
         raise InputError(f'{path}: not JSON: {error}') from None
+
+
+def check_fields(record: Any, fields: dict[str, Any], path: pathlib.Path, prefix: str = '') -> None:
+    """Returns if `record` is an object with at least these fields, of these types, and finite numbers; InputError names what is not."""
+    if not isinstance(record, dict):
+        raise InputError(f'{path}: {f"field {prefix[:-1]}" if prefix else "it"} is not an object of fields')
+    for field, kind in fields.items():
+        if field not in record:
+            raise InputError(f'{path}: has no field {prefix}{field}')
+        value = record[field]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise InputError(f'{path}: field {prefix}{field} is {json.dumps(value)[:40]}, which is of another type')
+        if kind == NUMBER and not math.isfinite(value):
+            raise InputError(f'{path}: field {prefix}{field} is {value}')
 
 
 def sha256_file(path: str | os.PathLike) -> str:

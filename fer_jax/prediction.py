@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from fer_jax import parallel
 from fer_jax.classifier import Classifier, Face, classify, load
-from fer_jax.data.archive import printable
 from fer_jax.display import Display
-from fer_jax.errors import InputError
+from fer_jax.errors import InputError, printable
 from fer_jax.faces import make_detector
 from fer_jax.files import open_atomic
 from fer_jax.sources import Footage, Shot, expand, is_camera, is_video_name, shots

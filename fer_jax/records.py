@@ -1,8 +1,8 @@
 """What runs leave behind, read without JAX: folders → runs, finished or not → the groups that they form."""
 
 import csv
+import io
 import json
-import math
 import os
 import pathlib
 import re
@@ -18,10 +18,9 @@ from fer_jax.claims import is_live, latest
 from fer_jax.config import from_record, values
 from fer_jax.errors import InputError
 from fer_jax.fields import MOVABLE
-from fer_jax.files import read_json
+from fer_jax.files import NUMBER, check_fields, read_json, read_text
 from fer_jax.statistics import calibration_error, summarise_confusion
 
-NUMBER = (int, float)
 RESULT_FIELDS = {
     'parameters': int, 'seed': int, 'best_step': int, 'training_seconds': NUMBER, 'starts': int, 'content_sha256': str,
     'environment': dict, 'split_titles': dict, 'class_names': list,
@@ -171,55 +170,38 @@ def read_evaluation(path: pathlib.Path) -> Evaluation:
     return Evaluation(summary, predictions, path.parent)
 
 
-def check_fields(record: Any, fields: dict[str, Any], path: pathlib.Path, prefix: str = '') -> None:
-    """Returns if `record` is an object with at least these fields, of these types, and finite numbers; InputError names what is not."""
-    if not isinstance(record, dict):
-        raise InputError(f'{path}: {f"field {prefix[:-1]}" if prefix else "it"} is not an object of fields')
-    for field, kind in fields.items():
-        if field not in record:
-            raise InputError(f'{path}: has no field {prefix}{field}')
-        value = record[field]
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise InputError(f'{path}: field {prefix}{field} is {json.dumps(value)[:40]}, which is of another type')
-        if kind == NUMBER and not math.isfinite(value):
-            raise InputError(f'{path}: field {prefix}{field} is {value}')
-
-
 def read_predictions(path: pathlib.Path, class_names: Sequence[str]) -> Predictions:
     """The columns of predictions.csv; InputError names the line that is not what it should be."""
     number = {name: index for index, name in enumerate(class_names)}
     labels, correct, confidence = [], [], []
-    with open(path, newline='', encoding='utf-8') as file:
-        rows = csv.reader(file)
-        try:
-            if next(rows, []) != ['index', 'label', 'prediction', *(f'probability_{name}' for name in class_names)]:
-                raise InputError(f'{path}: line 1 names other columns than index, label, prediction and a probability for each class')
-            for row in rows:
-                probabilities = [float(cell) for cell in row[3:]]
-                if len(probabilities) != len(number) or not all(0 <= each <= 1 for each in probabilities):
-                    raise ValueError(row)
-                labels.append(number[row[1]])
-                correct.append(number[row[2]] == labels[-1])
-                confidence.append(max(probabilities))
-        except (KeyError, IndexError, UnicodeDecodeError, csv.Error, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f'{path}: line {rows.line_num} is not an index, two classes and {len(number)} probabilities') from None
+    rows = csv.reader(io.StringIO(read_text(path), newline=''))
+    try:
+        if next(rows, []) != ['index', 'label', 'prediction', *(f'probability_{name}' for name in class_names)]:
+            raise InputError(f'{path}: line 1 names other columns than index, label, prediction and a probability for each class')
+        for row in rows:
+            probabilities = [float(cell) for cell in row[3:]]
+            if len(probabilities) != len(number) or not all(0 <= each <= 1 for each in probabilities):
+                raise ValueError(row)
+            labels.append(number[row[1]])
+            correct.append(number[row[2]] == labels[-1])
+            confidence.append(max(probabilities))
+    except (KeyError, IndexError, csv.Error, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f'{path}: line {rows.line_num} is not an index, two classes and {len(number)} probabilities') from None
     return Predictions(np.array(labels, np.int32), np.array(correct, bool), np.array(confidence, np.float64))
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
     """The whole lines of a run's metrics.jsonl; what a kill tore is left out."""
-    try:
-        text = (folder / 'metrics.jsonl').read_text(errors='replace')
-    except FileNotFoundError:
+    path, lines = folder / 'metrics.jsonl', []
+    if not path.exists():
         return []
-    lines = []
-    for line in text.splitlines():
+    for line in read_text(path).splitlines():
         try:
             record = json.loads(line)
             lines.append(record | {'epoch': float(record['epoch'])})
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
     return [line for line in lines if 'kind' in line]
 

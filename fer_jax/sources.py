@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fer_jax.data.archive import listing, printable
+from fer_jax.data.archive import listing
 from fer_jax.data.images import FORMATS, MAX_FILE, decode_face, is_image_name
-from fer_jax.errors import InputError
+from fer_jax.errors import InputError, printable
 from fer_jax.faces import Cut, Detector, Photo, opencv, read_photo, whole
 
 VIDEO_ENDINGS = ('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.ts', '.mts', '.wmv', '.flv', '.ogv', '.3gp')

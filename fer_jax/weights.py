@@ -20,7 +20,7 @@ from fer_jax.baselines import make_any
 from fer_jax.checkpoint import read_best
 from fer_jax.config import from_record
 from fer_jax.errors import InputError
-from fer_jax.files import read_json, write_atomic
+from fer_jax.files import check_fields, read_bytes, read_json, write_atomic
 
 FORMAT = 1  # of the metadata
 KEY = 'fer_jax'  # where they lie in the file's header, as JSON
@@ -123,7 +123,7 @@ def load_weights(path: pathlib.Path) -> Weights:
     import safetensors
     import safetensors.numpy
 
-    data = _read_bytes(path)
+    data = read_bytes(path, MOST_BYTES)
     header = _header(path, data)
     try:
         metadata = json.loads(header.get('__metadata__', {})[KEY])
@@ -149,16 +149,6 @@ def load_weights(path: pathlib.Path) -> Weights:
     if broken:
         raise InputError(f'{path}: damaged: {broken[0]} holds values that are not finite')
     return Weights(path.name.removesuffix(SUFFIX), variables, config, tuple(class_names), metadata)
-
-
-def _read_bytes(path: pathlib.Path) -> bytes:
-    try:
-        size = path.stat().st_size
-        if size > MOST_BYTES:
-            raise InputError(f'{path}: {size:,} bytes are more than weights have ({MOST_BYTES:,} at most)')
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f'{path}: cannot be read ({error.strerror})') from None
 
 
 def _header(path: pathlib.Path, data: bytes) -> dict[str, Any]:
@@ -265,7 +255,11 @@ def export_weights(workdir: pathlib.Path, out: pathlib.Path) -> None:
         raise InputError(f'{workdir}: its result.json is of step {result["best_step"]}, its best checkpoint of {weights.metadata["step"]}')
     scores = {key: value for key, value in result.items() if isinstance(value, dict) and 'confusion_matrix' in value}
     split = 'test' if 'test_centre' in scores else 'validation'
-    scored = read_json(workdir / 'evaluations' / f'best-{result["split_titles"][split]}-centre' / 'result.json')
+    titles = {split: str} | {key.rpartition('_')[0]: str for key in scores}
+    check_fields(result['split_titles'], titles, workdir / 'result.json', 'split_titles.')
+    path = workdir / 'evaluations' / f'best-{result["split_titles"][split]}-centre' / 'result.json'
+    scored = read_json(path)
+    check_fields(scored, {'protocol': dict}, path)
     config = ConfigDict(weights.config.to_dict())
     for field in PATHS:
         group, _, name = field.rpartition('.')
@@ -291,7 +285,10 @@ def export_weights(workdir: pathlib.Path, out: pathlib.Path) -> None:
 def _result(workdir: pathlib.Path) -> dict[str, Any]:
     if not (workdir / 'result.json').exists():
         raise InputError(f'{workdir}: this run has no result.json yet; the same train command brings it to its end')
-    return read_json(workdir / 'result.json')
+    result = read_json(workdir / 'result.json')
+    check_fields(result, {'best_step': int, 'split_titles': dict, 'environment': dict}, workdir / 'result.json')
+    check_fields(result['environment'], {'code': dict, 'packages': dict}, workdir / 'result.json', 'environment.')
+    return result
 
 
 def nested(variables: Variables) -> dict[str, Any]:

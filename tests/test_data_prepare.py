@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -417,3 +418,21 @@ def test_preparing_asks_no_network_and_leaves_nothing_in_the_systems_temporary_f
     monkeypatch.setattr(socket.socket, 'connect', refuse)
     load(data)
     assert not list((tmp_path / 'tmp').iterdir())
+
+
+@pytest.mark.parametrize(
+    ('change', 'said'),
+    [
+        ({'format': None}, 'field format is null'),
+        ({'class_names': [1]}, 'class_names is not a list of texts'),
+        ({'splits': {'train': {}}}, 'has no field splits.validation'),
+        ({'key': '../../elsewhere'}, 'field key is'),
+        ({'source': 3}, 'field source is 3'),
+    ],
+)
+def test_a_damaged_manifest_is_one_line(data, change, said):
+    path = prepared_folder(data, prepare(data)) / 'manifest.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=re.escape(said)) as error:
+        prepare(data)
+    assert str(path) in str(error.value)

@@ -44,8 +44,8 @@ def test_what_is_no_teacher_is_said(tmp_path, lines, said):
 
 
 def test_no_file_and_no_text(tmp_path):
-    with pytest.raises(InputError, match='No such file'):
+    with pytest.raises(InputError, match='no such file'):
         read_teacher(tmp_path / 'none.csv', FACES, NAMES)
     (tmp_path / 'binary').write_bytes(b'\xff\xfe\x00')
-    with pytest.raises(InputError, match='data.teacher'):
+    with pytest.raises(InputError, match='binary, line 1: no predictions of these classes'):
         read_teacher(tmp_path / 'binary', FACES, NAMES)

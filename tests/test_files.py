@@ -10,8 +10,9 @@ import sys
 
 import pytest
 
+from fer_jax import files
 from fer_jax.errors import InputError
-from fer_jax.files import read_json, sha256_file, write_atomic, write_json
+from fer_jax.files import read_bytes, read_json, sha256_file, write_atomic, write_json
 
 
 def names(folder):
@@ -135,3 +136,30 @@ def test_sha256(tmp_path):
     assert sha256_file(tmp_path / 'abc') == 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'
     (tmp_path / 'long').write_bytes(b'x' * 300_000)
     assert sha256_file(tmp_path / 'long') == hashlib.sha256(b'x' * 300_000).hexdigest()
+
+
+def test_only_regular_files_of_a_size_are_read(tmp_path, monkeypatch):
+    """A pipe and a device would never end."""
+    os.mkfifo(tmp_path / 'pipe')
+    (tmp_path / 'link').symlink_to('/dev/zero')
+    for name in ('pipe', 'link'):
+        with pytest.raises(InputError, match='not a regular file'):
+            read_bytes(tmp_path / name, 100)
+    (tmp_path / 'file').write_bytes(bytes(100))
+    assert read_bytes(tmp_path / 'file', 100) == bytes(100)
+    with pytest.raises(InputError, match='larger than 99 bytes'):
+        read_bytes(tmp_path / 'file', 99)
+    monkeypatch.setattr(files, 'MOST_TEXT', 50)
+    with pytest.raises(InputError, match='larger than 50 bytes'):
+        read_json(tmp_path / 'file')
+
+
+def test_a_number_of_thousands_of_digits_is_one_line(tmp_path):
+    (tmp_path / 'a.json').write_text('{"seed": ' + '9' * 5000 + '}')
+    with pytest.raises(InputError, match='not JSON'):
+        read_json(tmp_path / 'a.json')
+
+
+def test_a_message_is_one_printable_line_whatever_it_quotes():
+    assert str(InputError('a\x1b[2Jb\nc\udcff…')) == 'a\\x1b[2Jb\\nc\\udcff…'
+    assert len(str(InputError('x' * 10**6))) < 2100

@@ -218,7 +218,7 @@ def test_damaged_files_are_one_line(file, damage, message):
 
 def test_a_file_that_is_far_too_large_is_not_read(file, monkeypatch):
     monkeypatch.setattr(module, 'MOST_BYTES', 1000)
-    with pytest.raises(InputError, match='more than weights have'):
+    with pytest.raises(InputError, match='larger than 1,000 bytes'):
         load_weights(file)
 
 

@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 
-from fer_jax.errors import InputError
+from fer_jax.errors import InputError, printable
 
 MAX_INFLATED = 64 << 30  # bytes that one archive may unpack to
 MAX_RATIO = 200  # and that as a multiple of its own size; text of pixels shrinks 3 to 8 times, images not at all
@@ -34,6 +34,7 @@ CORRUPT = (
     zipfile.BadZipFile,
     zlib.error,
 )
+MAX_DEPTH = 100  # of folders in each other
 JUNK = ('thumbs.db', 'desktop.ini')  # what desktops leave in folders, besides names that start with a dot
 
 
@@ -52,11 +53,6 @@ class Listing:
 
     files: tuple[str, ...]
     folders: tuple[str, ...]
-
-
-def printable(name: str) -> str:
-    """`name` fit for one line of a terminal: control characters and undecodable bytes are escaped."""
-    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 class _Bounded(io.RawIOBase):
@@ -191,6 +187,8 @@ def _folder_entries(path: pathlib.Path) -> Iterator[Member]:
         seen.add((status.st_dev, status.st_ino))
         folders.sort()
         inside = pathlib.PurePath(os.path.relpath(folder, path)).as_posix()
+        if inside.count('/') >= MAX_DEPTH:
+            raise InputError(f'{path}: holds more than {MAX_DEPTH} folders in each other: give the one that has the images')
         prefix = '' if inside == '.' else f'{inside}/'
         if prefix:
             yield Member(inside, folder, None)

@@ -3,16 +3,24 @@
 import datetime
 import hashlib
 import importlib.metadata
+import pathlib
 import platform
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
 from fer_jax.data.schema import SPLITS, Faces, Source
+from fer_jax.errors import InputError
+from fer_jax.files import check_fields
 
 FORMAT = 1  # of the prepared folder; another number prepares anew
 BLOCK = 4096  # images looked at together: those of a split may be read as they are asked for
+FIELDS = {
+    'key': str, 'dataset': str, 'class_names': list, 'splits': dict, 'content_sha256': str, 'duplicates': dict,
+    'source': dict, 'skipped': list, 'warnings': list, 'prepared_at': str,
+}  # fmt: skip
 PACKAGES = ('numpy', 'pillow', 'tensorflow-datasets', 'array-record')
 
 
@@ -40,6 +48,34 @@ def manifest_of(source: Source) -> dict:
         'versions': {'python': platform.python_version(), **versions},
         'prepared_at': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
     }
+
+
+def check_manifest(manifest: Any, path: pathlib.Path) -> None:
+    """Returns if a manifest.json of this format holds what its readers take from it.
+
+    Raises:
+      InputError: it does not; the message names the file and the field.
+    """
+    check_fields(manifest, {'format': int, 'request': dict}, path)
+    if manifest['format'] != FORMAT:
+        return
+    check_fields(manifest, FIELDS, path)
+    check_fields(manifest['request'], {'dataset': str}, path, 'request.')
+    check_fields(manifest['source'], {'sha256': str}, path, 'source.')
+    check_fields(manifest['splits'], dict.fromkeys(SPLITS, dict), path, 'splits.')
+    for field in ('class_names', 'skipped', 'warnings'):
+        if not all(isinstance(each, str) for each in manifest[field]):
+            raise InputError(f'{path}: field {field} is not a list of texts')
+    for split in SPLITS:
+        place = f'splits.{split}.'
+        check_fields(manifest['splits'][split], {'title': str, 'count': int, 'classes': dict, 'subjects': (int, type(None))}, path, place)
+        check_fields(manifest['splits'][split]['classes'], dict.fromkeys(manifest['class_names'], int), path, f'{place}classes.')
+    numbers = {'surplus': int, 'groups': int, 'groups_with_conflicting_labels': int, 'across': dict}
+    check_fields(manifest['duplicates'], numbers, path, 'duplicates.')
+    pairs = [f'{later} in {earlier}' for i, later in enumerate(SPLITS) for earlier in SPLITS[:i]]
+    check_fields(manifest['duplicates']['across'], dict.fromkeys(pairs, int), path, 'duplicates.across.')
+    if manifest['key'] != path.parent.name:
+        raise InputError(f'{path}: field key is {manifest["key"]!r}, but its folder is another: delete the folder and prepare again')
 
 
 def content_sha256(splits: Mapping[str, Faces]) -> str:

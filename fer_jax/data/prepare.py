@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from fer_jax.data import ckplus, fer2013, image_folder, toyfaces
 from fer_jax.data.archive import listing
-from fer_jax.data.manifest import FORMAT, manifest_of
+from fer_jax.data.manifest import FORMAT, check_manifest, manifest_of
 from fer_jax.data.schema import IMAGE_SIDE, SPLITS, DataWarning, Source
 from fer_jax.data.splits import draw_splits
 from fer_jax.errors import InputError, unknown
@@ -47,9 +47,15 @@ def prepare(data: ConfigDict) -> dict:
             key = hashlib.sha256(json.dumps([FORMAT, request, signature]).encode()).hexdigest()[:16]
             if not (_root(data) / key / 'manifest.json').exists():
                 _write(data, request, signature, key)
-            manifest = read_json(_root(data) / key / 'manifest.json')
+            manifest = _read_manifest(_root(data) / key / 'manifest.json')
     for warning in manifest['warnings']:
         warnings.warn(warning, DataWarning, stacklevel=2)
+    return manifest
+
+
+def _read_manifest(path: pathlib.Path) -> dict:
+    manifest = read_json(path)
+    check_manifest(manifest, path)
     return manifest
 
 
@@ -94,7 +100,7 @@ def _signature(request: dict) -> dict | None:
 
 
 def _prepared_of_missing(data: ConfigDict, request: dict) -> dict:
-    found = [read_json(path) for path in _root(data).glob('*/manifest.json')]
+    found = [_read_manifest(path) for path in _root(data).glob('*/manifest.json')]
     found = [manifest for manifest in found if manifest['format'] == FORMAT and manifest['request'] == request]
     if not found:
         raise InputError(f'{data.path}: no such file or folder, and nothing prepared from it in {_root(data)}')

@@ -1,6 +1,7 @@
 """A teacher's probabilities for the training images, out of an evaluation's predictions.csv (Hinton et al., 2015)."""
 
 import csv
+import io
 import os
 
 import numpy as np
@@ -8,6 +9,7 @@ from jaxtyping import Float32
 
 from fer_jax.data.schema import Faces
 from fer_jax.errors import InputError
+from fer_jax.files import read_text
 
 
 def read_teacher(path: str | os.PathLike, faces: Faces, class_names: tuple[str, ...]) -> Float32[np.ndarray, 'n classes']:
@@ -21,15 +23,12 @@ def read_teacher(path: str | os.PathLike, faces: Faces, class_names: tuple[str, 
     """
     columns = [f'probability_{name}' for name in class_names]
     try:
-        with open(path, encoding='utf-8', newline='') as stream:
-            rows = csv.DictReader(stream)
-            if not {'index', 'label', *columns} <= set(rows.fieldnames or ()):
-                raise InputError(
-                    f'{path}, line 1: no predictions of these classes: expected the columns index, label, {", ".join(columns)}'
-                )
-            found = [_row(path, line, row, columns) for line, row in enumerate(rows, start=2)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f'data.teacher {path}: {getattr(error, "strerror", None) or error}') from None
+        rows = csv.DictReader(io.StringIO(read_text(path), newline=''))
+        if not {'index', 'label', *columns} <= set(rows.fieldnames or ()):
+            raise InputError(f'{path}, line 1: no predictions of these classes: expected the columns index, label, {", ".join(columns)}')
+        found = [_row(path, line, row, columns) for line, row in enumerate(rows, start=2)]
+    except csv.Error as error:
+        raise InputError(f'data.teacher {path}: {error}') from None
     if len(found) != len(faces):
         raise InputError(f'{path}: {len(found):,} predictions for {len(faces):,} training images (is data.dedup the same?)')
     for line, ((label, _), own) in enumerate(zip(found, faces.labels, strict=True), start=2):

@@ -174,8 +174,8 @@ def evaluate(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     evaluate_run(options.workdir, options.checkpoint, options.split, options.views, overrides)
 
 
-def explain(options: argparse.Namespace, overrides: dict[str, str]) -> None:
-    """Explains photographs where there are any, or else the classes of a data set."""
+def explain(options: argparse.Namespace, overrides: dict[str, str]) -> int:
+    """Explains photographs where there are any, or else the classes of a data set; returns the exit code."""
     from fer_jax.explain import explain_data, explain_photographs
     from fer_jax.faces import make_detector
 
@@ -186,11 +186,11 @@ def explain(options: argparse.Namespace, overrides: dict[str, str]) -> None:
         if options.config or overrides:
             raise InputError('photographs and --config both say what is to be explained: give one of them')
         detector = None if options.no_detect else make_detector(options.detector_model)
-        explain_photographs(source, options.photographs, options.label, options.out, detector)
-        return
+        return explain_photographs(source, options.photographs, options.label, options.out, detector)
     if not options.config and not overrides:
         raise InputError('nothing to explain: give photographs, or --config FILE (and --config.data.path=…) for the classes of a data set')
     explain_data(source, options.config, overrides, options.split, options.label, options.out)
+    return 0
 
 
 def predict(options: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -228,8 +228,7 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         export_weights(options.workdir, options.out)
         return 0
     if options.command == 'explain':
-        explain(options, overrides)
-        return 0
+        return explain(options, overrides)
     if options.command == 'export':
         export(options, overrides)
         return 0

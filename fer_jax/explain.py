@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -100,7 +101,7 @@ def explain(model: Model, faces: UInt8[np.ndarray, 'n 48 48'], label: int | None
     return Explanation(crops, np.asarray(nn.softmax(logits)), maps, gates, cams, hidden)
 
 
-def explain_photographs(source: str, photographs: Sequence[str], label: str | None, out: pathlib.Path, detector: Detector | None) -> None:
+def explain_photographs(source: str, photographs: Sequence[str], label: str | None, out: pathlib.Path, detector: Detector | None) -> int:
     """`python -m fer_jax explain IMAGE…`: writes a picture for each photograph, a row for each of its faces.
 
     Args:
@@ -108,8 +109,11 @@ def explain_photographs(source: str, photographs: Sequence[str], label: str | No
       label: the class that Grad-CAM and occlusion ask about; None asks about the one that each face is taken for.
       detector: finds the faces; without one each photograph is a face.
 
+    Returns:
+      The exit code: 0, or 2 if a photograph could not be read, which is told; the others are explained all the same.
+
     Raises:
-      InputError: weights that are not there, an unknown label, a photograph that cannot be read, or a folder that cannot be made.
+      InputError: weights that are not there, an unknown label, no such photograph, or a folder that cannot be made.
     """
     model = make_model(read_weights(source))
     asked = None if label is None else model.label(label)
@@ -118,8 +122,14 @@ def explain_photographs(source: str, photographs: Sequence[str], label: str | No
     if moving:
         raise InputError(f'{moving[0]}: explain takes photographs, not a video or a camera')
     make_folder(out)
+    code = 0
     for path, name in zip(paths, distinct([pathlib.PurePath(path).stem for path in paths]), strict=True):
-        ((_, _, _, cuts),) = shots(path, detector)
+        try:
+            ((_, _, _, cuts),) = shots(path, detector)
+        except InputError as error:
+            print(f'error: {error}', file=sys.stderr, flush=True)
+            code = 2
+            continue
         if not cuts:
             print(f'{path}: no face found; --no-detect takes the whole of it as one')
             continue
@@ -129,6 +139,7 @@ def explain_photographs(source: str, photographs: Sequence[str], label: str | No
         title = f'{pathlib.PurePath(path).name}, by {model.name}; Grad-CAM and occlusion ask about {about}'
         write_atomic(out / f'{name}.png', explanation_png(found, captions, title))
         print(f'{path}: {"; ".join(captions)} → {out / name}.png')
+    return code
 
 
 def explain_data(source: str, reference: str | None, overrides: dict[str, str], split: str, label: str | None, out: pathlib.Path) -> None:

@@ -1,5 +1,6 @@
 """What a user's terminal is told by libraries, and how the process leaves it."""
 
+import inspect
 import logging
 import os
 import sys
@@ -17,8 +18,10 @@ def tell_warnings(command: str) -> None:
     elsewhere = sys.unraisablehook
 
     def tell_unraisable(unraisable: Any) -> None:
-        # tensorstore's other threads, when one has met an error, which is raised and told: they find its event loop closed.
-        if str(unraisable.exc_value) != 'Event loop is closed':
+        # When one of Orbax's reads has met an error, which is raised and told, the others that were under way have nobody to tell:
+        # they find tensorstore's event loop closed, or end when their coroutines are collected.
+        orphan = inspect.iscoroutine(unraisable.object) and '/orbax/' in unraisable.object.cr_code.co_filename
+        if not orphan and str(unraisable.exc_value) != 'Event loop is closed':
             elsewhere(unraisable)
 
     sys.unraisablehook = tell_unraisable

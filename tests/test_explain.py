@@ -185,6 +185,16 @@ def test_photographs(weights, tmp_path, capsys):
         assert picture.width > 2 * picture.height > 300, 'one row'
 
 
+def test_photographs_that_cannot_be_read_are_told_and_the_others_explained(weights, tmp_path, capsys):
+    good = photograph(tmp_path / 'b.png')
+    bad = tmp_path / 'a.png'
+    bad.write_bytes(b'no picture')
+    assert main(['explain', str(bad), good, '--no-detect', '--checkpoint', str(weights), '--out', str(tmp_path / 'out')]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.count('\n') == 1 and printed.err.startswith(f'error: {bad}: not an image')
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['b.png'] and printed.out.startswith(good)
+
+
 def dataset_of(labels, class_names=FER):
     images = np.random.default_rng(0).integers(0, 256, (len(labels), 48, 48), np.uint8)
     faces = Faces(images, np.array(labels, np.int32))

@@ -74,8 +74,11 @@ class Checkpoints:
         """Clears away what the failed save has left, which may be all that fills the disk.
 
         Raises:
-          NotSaved: always.
+          NotSaved: always, unless it is
+          JaxRuntimeError: of several processes another is gone, and nothing can be said of the disk.
         """
+        if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
+            raise error
         step = self.under_way.pop(kind, None)
         if is_lead():
             clear_away(self.folder / kind)

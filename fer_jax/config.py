@@ -12,6 +12,7 @@ from fer_jax.errors import InputError, unknown
 from fer_jax.fields import ARGUMENTS, BOUNDS, CHOICES, default_config
 
 # How a message calls the types.
+MOST_BLOCKS = 100  # of a network
 KINDS = {bool: 'true or false', int: 'a whole number', float: 'a number', str: 'text', tuple: 'whole numbers with commas between'}
 
 
@@ -160,6 +161,8 @@ def check_network(network: ConfigDict) -> None:
     """The blocks' widths, strides and groups must fit one another."""
     if len(network.blocks) != len(network.strides) or not network.blocks:
         raise InputError(f'network.blocks has {len(network.blocks)} widths and network.strides {len(network.strides)}: one a block in each')
+    if len(network.blocks) > MOST_BLOCKS:
+        raise InputError(f'network.blocks has {len(network.blocks)} widths: at most {MOST_BLOCKS}')
     if any(stride not in (1, 2) for stride in network.strides):
         raise InputError(f'network.strides={tuple(network.strides)}: each must be 1 or 2')
     inputs = (network.stem, *network.blocks[:-1])
@@ -211,7 +214,7 @@ def from_record(record: Any, where: str) -> ConfigDict:
                 raise InputError(f'{where}: {unknown("config field", field, known)}')
             kind = known[field].get_type() if isinstance(known[field], FieldReference) else type(known[field])
             value = tuple(value) if isinstance(value, list) else value
-            value = float(value) if kind is float and type(value) is int else value
+            value = float(value) if kind is float and type(value) is int and abs(value) < 1 << 1000 else value
             whole = kind is not tuple or isinstance(value, tuple) and all(type(each) is int for each in value)
             if (type(value) is not kind or not whole) and not (value is None and isinstance(known[field], FieldReference)):
                 raise InputError(f'{where}: config field {field}={value!r} is not {KINDS[kind]}')

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import math
 import os
 import pathlib
 import re
@@ -17,6 +16,7 @@ from fer_jax.errors import InputError
 TEMPORARY = re.compile(r'\..+\.\d+-[0-9a-f]{8}\.tmp')  # the names that `open_atomic` gives
 MOST_TEXT = 64 << 20  # bytes of a file that is read at once
 NUMBER = (int, float)
+LARGEST = 1e300
 
 
 def write_atomic(path: str | os.PathLike, content: bytes | str) -> None:
@@ -129,8 +129,8 @@ def check_fields(record: Any, fields: dict[str, Any], path: pathlib.Path, prefix
         value = record[field]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise InputError(f'{path}: field {prefix}{field} is {json.dumps(value)[:40]}, which is of another type')
-        if kind == NUMBER and not math.isfinite(value):
-            raise InputError(f'{path}: field {prefix}{field} is {value}')
+        if kind == NUMBER and not -LARGEST < value < LARGEST:  # nor of hundreds of digits, as JSON's whole numbers may be
+            raise InputError(f'{path}: field {prefix}{field} is {json.dumps(value)[:40]}, which is no finite number')
 
 
 def sha256_file(path: str | os.PathLike) -> str:

@@ -15,6 +15,7 @@ from fer_jax.config import load_variants
 from fer_jax.errors import InputError, unknown
 from fer_jax.fields import BOUNDS
 from fer_jax.files import read_json, write_json
+from fer_jax.records import VARIANT_NAME
 from fer_jax.run import check_workdir, default_workdir
 
 MOST_SEEDS = 10_000
@@ -51,7 +52,7 @@ def name_variants(reference: str, overrides: dict[str, str]) -> dict[str, Config
     if len(variants) < len(found):
         raise InputError(f'--config.name gives the {len(found)} configurations of {reference} one name')
     for name in variants:
-        if not re.fullmatch(r'\w[\w.+=-]*', name) or name in ('claims', 'sweep.json'):
+        if not re.fullmatch(VARIANT_NAME, name) or name in ('claims', 'sweep.json'):
             raise InputError(f'the configuration {name!r} would be a folder of the sweep: a name of letters, digits, - and _ would do')
     return variants
 

@@ -34,6 +34,7 @@ PROTOCOL_FIELDS = {
     'weights': str, 'epoch': NUMBER,
 }  # fmt: skip
 ENVIRONMENT_FIELDS = {'python': str, 'cpu': str, 'device': dict, 'packages': dict, 'code': dict}
+VARIANT_NAME = r'\w[\w.+=-]*'  # of a sweep's network, which is a folder's too
 SKIPPED_FOLDERS = ('checkpoints', 'tensorboard', 'claims')
 
 
@@ -89,8 +90,8 @@ def find_runs(folders: Sequence[pathlib.Path]) -> tuple[list[Run], list[str]]:
                 runs[folder.resolve()] = folder
             if 'sweep.json' in files:
                 sweeps[folder] = read_json(folder / 'sweep.json')
-                check_fields(sweeps[folder], {'variants': list, 'seeds': list}, folder / 'sweep.json')
-            order = [str(name) for name in sweeps[folder]['variants']] if folder in sweeps else []
+                check_plan(sweeps[folder], folder / 'sweep.json')
+            order = sweeps[folder]['variants'] if folder in sweeps else []
             # A run's own folders hold no run, checkpoints of many files least of all.
             below[:] = [] if 'config.json' in files else set(below) - set(SKIPPED_FOLDERS)
             below.sort(key=lambda name, order=order: (order.index(name) if name in order else len(order), name))
@@ -101,11 +102,20 @@ def find_runs(folders: Sequence[pathlib.Path]) -> tuple[list[Run], list[str]]:
     return [read_run(folder) for folder in runs.values()], waiting
 
 
+def check_plan(planned: Any, path: pathlib.Path) -> None:
+    """Returns if that is what a sweep.json may say; InputError names the field that is not."""
+    check_fields(planned, {'variants': list, 'seeds': list}, path)
+    if not all(isinstance(name, str) and re.fullmatch(VARIANT_NAME, name) for name in planned['variants']):
+        raise InputError(f'{path}: field variants is not a list of names')
+    if not all(type(seed) is int for seed in planned['seeds']):
+        raise InputError(f'{path}: field seeds is not a list of whole numbers')
+
+
 def not_begun(sweep: pathlib.Path, planned: dict[str, Any], found: set[pathlib.Path]) -> list[str]:
     """A line for each run that the sweep's sweep.json has planned and that has no folder yet."""
     missing = [(name, seed) for name in planned['variants'] for seed in planned['seeds']]
-    missing = [(name, seed) for name, seed in missing if (sweep / str(name) / f'seed{seed}').resolve() not in found]
-    return [f'{sweep / str(name) / f"seed{seed}"}: {claim_text(sweep, f"{name}-seed{seed}") or "not begun"}' for name, seed in missing]
+    missing = [(name, seed) for name, seed in missing if (sweep / name / f'seed{seed}').resolve() not in found]
+    return [f'{sweep / name / f"seed{seed}"}: {claim_text(sweep, f"{name}-seed{seed}") or "not begun"}' for name, seed in missing]
 
 
 def claim_text(sweep: pathlib.Path, key: str) -> str:

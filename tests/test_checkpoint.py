@@ -151,3 +151,18 @@ def test_the_reason_in_the_systems_words_where_there_are_such() -> None:
     assert reason(ValueError("NOT_FOUND: x [os_error_code='2']")) == 'No such file or directory'
     assert reason(ValueError('a\n  b')) == 'a b'
     assert reason(KeyError()) == 'KeyError'
+
+
+def test_a_save_that_another_process_ended_is_no_fault_of_the_disk(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by the campaign of kills: the other process ended with 1 and blamed the disk, where 75 starts both again."""
+
+    def finish() -> None:
+        raise jax.errors.JaxRuntimeError('UNKNOWN: Gloo AllGather failed: Connection closed by peer')
+
+    monkeypatch.setattr(checkpoints.managers['latest'], 'wait_until_finished', finish)
+    with pytest.raises(NotSaved, match='Connection closed by peer'):  # alone there is nobody else whose end it could be
+        checkpoints.wait()
+    monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        checkpoints.wait()
+    monkeypatch.undo()

@@ -2,13 +2,17 @@
 
 import json
 import pathlib
+import re
 import sys
 import types
 
 import pytest
 
+from fer_jax.errors import InputError
 from tests import faults
 from tests.faults.__main__ import campaigns, perform
+from tests.faults.bad_named import CASES
+from tests.faults.bad_readers import READERS
 from tests.faults.findings import Findings
 
 
@@ -40,6 +44,39 @@ def test_where_all_holds(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 def test_every_kind_of_fault_has_its_campaign() -> None:
     expected = ['bad_data', 'concurrency', 'damage', 'determinism', 'disk', 'elastic', 'kills', 'numbers', 'soak']
     assert sorted(campaigns()) == expected
+
+
+@pytest.mark.filterwarnings('ignore::fer_jax.data.schema.DataWarning')  # of the counts, in the small sets beside the bad files
+@pytest.mark.parametrize(
+    ('reader', 'case', 'said'),
+    [
+        ('tar', 'a sparse map that is no numbers', 'damaged archive'),
+        ('tar', 'a pax header of 3 GiB in gzip', 'a header of 3,221,225,472 bytes'),
+        ('tar', 'a name of 3 GiB in gzip', 'a header of 3,221,225,472 bytes'),
+        ('tar', 'a member of 8 EiB, it says', 'unpacks to more than'),
+        ('zip', 'a member without a name', 'a member without a name'),
+        ('FER+ votes', 'a file of 2¼ GiB of zeros', 'longer than 1,048,576 bytes'),
+        ('FER+ votes', 'a line of 3 GiB in gzip', 'line 44: longer than 1,048,576 bytes'),
+        ('CK+ tree', 'a thousand folders in each other', 'more than 100 folders in each other'),
+        ('config.json', 'a pipe that nobody writes into', 'not a regular file'),
+        ('config.json', 'a number of 5,000 digits', 'not JSON'),
+        ('config.json', 'a number of 400 digits for a fraction', 'is not a number'),
+        ('config.json', 'a file of 2¼ GiB of zeros', 'larger than'),
+        ('safetensors', 'a pipe that nobody writes into', 'not a regular file'),
+        ('safetensors', 'a network of 200,000 blocks', 'at most 100'),
+        ('run folder', 'a sweep of variants that are no names', 'not a list of names'),
+        ('run folder', 'an accuracy of 400 digits', 'no finite number'),
+        ('run folder', 'metrics.jsonl: a link to an endless device', 'not a regular file'),
+        ('prepared set', 'a manifest that is empty', 'has no field format'),
+    ],
+)
+def test_what_a_campaign_once_found(reader: str, case: str, said: str, tmp_path: pathlib.Path) -> None:
+    source, target = tmp_path / 'source', tmp_path / 'target'
+    source.mkdir()
+    target.mkdir()
+    CASES[reader][case](source)
+    with pytest.raises(InputError, match=re.escape(said)):
+        READERS[reader].read(source, target)
 
 
 @pytest.mark.slow

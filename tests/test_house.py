@@ -3,6 +3,7 @@
 import ast
 import builtins
 import dis
+import importlib.util
 import os
 import pathlib
 import re
@@ -62,6 +63,17 @@ def test_every_name_that_code_reads_is_there(path):
         codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
         unknown += [found.argval for found in dis.get_instructions(code) if found.opname == 'LOAD_GLOBAL' and found.argval not in known]
     assert not unknown
+
+
+def test_the_api_reference_is_of_this_code():
+    spec = importlib.util.spec_from_file_location('make_api', ROOT / 'docs' / 'make_api.py')
+    make_api = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make_api)
+    assert (ROOT / 'docs' / 'api.md').read_text('utf-8') == make_api.reference(), 'run `python docs/make_api.py`'
+    function = 'def f(a: int, *, b=1) -> str:\n    """Does it.\n\n    Args:\n      a: of it,\n        all.\n    """\n'
+    function, class_ = make_api.public(ast.parse(function + 'class C(D):\n    """Is."""\n    x: int = 0\n'))
+    assert make_api.entry(function) == '#### f\n\n```python\nf(a: int, *, b=1) -> str\n```\n\nDoes it.\n\n*Args*\n\n- `a`: of it,\nall.'
+    assert make_api.entry(class_) == '#### C\n\n```python\nclass C(D)\n    x: int = 0\n```\n\nIs.'
 
 
 @pytest.mark.parametrize('path', SCRIPTS, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -309,7 +309,7 @@ BREAKS = {
     'result.json: field seed is "0"': lambda run: edit(run / 'result.json', seed='0'),
     'result.json: has no field environment.device': lambda run: edit(run / 'result.json', environment={'python': '3', 'cpu': ''}),
     'result.json: field protocol is': lambda run: edit(scoring(run), protocol=[]),
-    'result.json: field nll is nan': lambda run: edit(scoring(run), nll=float('nan')),
+    'result.json: field nll is NaN': lambda run: edit(scoring(run), nll=float('nan')),
     'result.json: field confusion_matrix is not 7 rows': lambda run: edit(scoring(run), confusion_matrix=[[1]]),
     'result.json: field count is 99': lambda run: edit(scoring(run), count=99),
     'predictions.csv: line 1 names other columns': lambda run: scoring(run).with_name('predictions.csv').write_text('a,b\n'),

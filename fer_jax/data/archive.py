@@ -23,10 +23,11 @@ MAX_INFLATED = 64 << 30  # bytes that one archive may unpack to
 MAX_RATIO = 200  # and that as a multiple of its own size; text of pixels shrinks 3 to 8 times, images not at all
 RATIO_FROM = 16 << 20  # below this a ratio says nothing: a few hundred black images shrink a thousandfold
 UNPACKERS = ((b'\x1f\x8b', gzip.open), (b'\xfd7zXZ\0', lzma.open), (b'BZh', bz2.open))
+EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 CORRUPT = (
     EOFError,
     OverflowError,
-    UnicodeDecodeError,
+    ValueError,  # of numbers in tar's extended headers
     gzip.BadGzipFile,
     lzma.LZMAError,
     struct.error,
@@ -34,7 +35,9 @@ CORRUPT = (
     zipfile.BadZipFile,
     zlib.error,
 )
+MAX_HEADER = 1 << 20  # bytes of a tar's header for a long name or for attributes; tarfile reads it whole
 MAX_DEPTH = 100  # of folders in each other
+MAX_LINE = 1 << 20  # bytes; a row of FER2013 has at most 9,240
 JUNK = ('thumbs.db', 'desktop.ini')  # what desktops leave in folders, besides names that start with a dot
 
 
@@ -74,9 +77,13 @@ class _Bounded(io.RawIOBase):
             content = self._stream.read(len(buffer))
         self._budget[0] -= len(content)
         if self._budget[0] < 0:
-            raise InputError(f'{self._where}: unpacks to more than {MAX_RATIO} times its size or {MAX_INFLATED >> 30} GiB: refused')
+            raise _too_large(self._where)
         buffer[: len(content)] = content
         return len(content)
+
+
+def _too_large(where: str) -> InputError:
+    return InputError(f'{where}: unpacks to more than {MAX_RATIO} times its size or {MAX_INFLATED >> 30} GiB: refused')
 
 
 @contextlib.contextmanager
@@ -84,6 +91,8 @@ def _corrupt(where: str) -> Iterator[None]:
     """Errors of a truncated or damaged archive become one line that names it."""
     try:
         yield
+    except InputError:
+        raise
     except CORRUPT as error:
         raise InputError(f'{where}: truncated or damaged archive ({error or type(error).__name__}): fetch it again') from None
     except OSError as error:
@@ -214,6 +223,8 @@ def _open_regular(path: str) -> io.BufferedIOBase:
 def _inside(name: str, where: str) -> str:
     """`name` with '/' for a separator, if it stays inside its archive."""
     name = name.replace('\\', '/')
+    if not name:
+        raise InputError(f'{where}a member without a name: refused')
     if name.startswith('/') or '..' in name.split('/') or '\0' in name or re.match('[A-Za-z]:', name):
         raise InputError(f'{where}: the name leads out of the archive: refused')
     return '/'.join(part for part in name.split('/') if part not in ('', '.'))
@@ -239,12 +250,29 @@ def _open_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str, bu
         return _bounded(archive.open(info), where, budget)
 
 
+class _BoundedTarInfo(tarfile.TarInfo):
+    """A member whose header may not ask for more memory than a header takes."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        info = super().frombuf(buf, encoding, errors)
+        if info.type in EXTENDED and not 0 <= info.size <= MAX_HEADER:
+            raise tarfile.ReadError(f'a header of {info.size:,} bytes')
+        return info
+
+
 def _tar_entries(path: pathlib.Path) -> Iterator[Member]:
     budget = _budget(path)  # over the members too: a sparse one is larger than its stream
-    with _unpacked(path) as stream, _corrupt(str(path)), tarfile.open(fileobj=stream, mode='r|') as archive:
+    with (
+        _unpacked(path) as stream,
+        _corrupt(str(path)),
+        tarfile.open(fileobj=stream, mode='r|', tarinfo=_BoundedTarInfo) as archive,
+    ):
         for info in archive:
             where = f'{path}: {printable(info.name)}'
             name = _inside(info.name, where)
+            if info.size > budget[0]:  # tarfile would read on for as long, even behind the end
+                raise _too_large(where)
             if info.isdir():
                 yield Member(name, where, None)
             elif info.isreg():
@@ -283,3 +311,17 @@ def open_csv(path: str | os.PathLike) -> Iterator[tuple[io.BufferedIOBase, str]]
             # The end of an archive is where its checksum stands: a reader that stops early must not skip it.
             while stream.read(1 << 20):
                 pass
+
+
+def lines(stream: io.BufferedIOBase, where: str, first: int = 1) -> Iterator[tuple[int, bytes]]:
+    """The lines of a stream from here on, with their numbers, of which the next is `first`.
+
+    Raises:
+      InputError: a line is longer than any row is.
+    """
+    number = first
+    while line := stream.readline(MAX_LINE):
+        if len(line) == MAX_LINE:
+            raise InputError(f'{where}, line {number}: longer than {MAX_LINE:,} bytes: no row of a table')
+        yield number, line
+        number += 1

@@ -1,14 +1,13 @@
 """FER2013 (Goodfellow et al., 2013) in every form users have it, and FER+'s votes (Barsoum et al., 2016) for its rows."""
 
 import csv
-import io
 import os
 from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float32
 
-from fer_jax.data.archive import Listing, kind, listing, open_csv
+from fer_jax.data.archive import Listing, kind, lines, listing, open_csv
 from fer_jax.data.images import class_position, is_image_name, read_images, read_layout
 from fer_jax.data.schema import SPLITS, Faces, Source
 from fer_jax.data.table import read_table
@@ -119,8 +118,7 @@ def read_votes(path: str | os.PathLike, splits: Mapping[str, Faces], titles: Map
 def _read_vote_rows(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     """([n] Usage, [n, 7] votes in the order of CLASSES) of fer2013new.csv."""
     with open_csv(path) as (stream, where):
-        text = io.TextIOWrapper(stream, encoding='latin-1', newline='')
-        rows = csv.reader(text)
+        rows = csv.reader(line.decode('latin-1') for _, line in lines(stream, where))
         try:
             header = [name.strip().lower() for name in next(rows, [])]
             if 'usage' not in header or not set(VOTE_COLUMNS) <= set(header):
@@ -136,5 +134,4 @@ def _read_vote_rows(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
                 votes.append([int(value) for value in values[: len(columns)]])
         except csv.Error as error:
             raise InputError(f'{where}, line {rows.line_num}: not a CSV: {error}') from None
-        text.detach()  # or it would close a stream that is not its own
     return np.array(usages), np.array(votes, np.int64).reshape(-1, len(CLASSES))

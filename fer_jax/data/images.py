@@ -19,6 +19,7 @@ ENDINGS = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.tif', '.tiff', '.webp', '.
 # Named, because Pillow would otherwise also try formats that start other programs (EPS).
 FORMATS = ('PNG', 'JPEG', 'BMP', 'GIF', 'TIFF', 'WEBP', 'PPM')
 MAX_FILE = 256 << 20  # bytes of one image file
+BLOCK = 1 << 22  # pixels that are scaled together
 NAMED = 10  # bad files that a message names; the manifest has them all
 SPLIT_FOLDERS = {
     'train': ('train', 'training'),
@@ -86,19 +87,29 @@ def square_face(image: Image.Image) -> UInt8[np.ndarray, '48 48']:
 def grey(image: Image.Image) -> Image.Image:
     """Mode L of any mode; 16 bits keep their upper 8, floats are taken as 0 to 1, or as 0 to 255 if any is above 1."""
     if image.mode.startswith('I') or image.mode == 'F':
-        values = np.asarray(image, np.float64)
-        if not np.isfinite(values).all():
-            raise InputError('has pixels that are not finite')
-        if image.mode == 'F':
-            values = values * 255 if values.max() <= 1 else values
-        else:
-            values = values / 257
-        return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+        return from_wide(image)
     if image.has_transparency_data:
         image = image.convert('RGBA')
         black = Image.new('RGBA', image.size, (0, 0, 0, 255))
         return Image.alpha_composite(black, image).convert('L')
     return image.convert('L')
+
+
+def from_wide(image: Image.Image) -> Image.Image:
+    """Mode L of whole numbers of 16 bits or of floats, some rows at a time, for in float64 they take eight times the room."""
+    height = max(1, BLOCK // image.width)
+    boxes = [(0, top, image.width, min(top + height, image.height)) for top in range(0, image.height, height)]
+    scale = 1 / 257
+    if image.mode == 'F':
+        extremes = [(part.min(), part.max()) for part in (np.asarray(image.crop(box)) for box in boxes)]
+        if not np.isfinite(extremes).all():
+            raise InputError('has pixels that are not finite')
+        scale = 255 if max(high for _, high in extremes) <= 1 else 1
+    found = Image.new('L', image.size)
+    for box in boxes:
+        values = np.asarray(image.crop(box), np.float64) * scale
+        found.paste(Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)), box)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

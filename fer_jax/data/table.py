@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from fer_jax.data.archive import open_csv
+from fer_jax.data.archive import MAX_LINE, lines, open_csv
 from fer_jax.data.schema import IMAGE_SIDE
 from fer_jax.errors import InputError, unknown
 
 PIXELS = IMAGE_SIDE**2
-MAX_LINE = 1 << 20  # bytes; a row of FER2013 has at most 9,240
 BLOCK = 256  # rows parsed together: wide enough for NumPy, 2 MB
 
 
@@ -79,11 +78,7 @@ def _split(line: str) -> list[str]:
 
 def _lines(stream: io.BufferedIOBase, where: str, width: int) -> Iterator[tuple[int, list[bytes]]]:
     """(line number, its `width` fields as bytes) for each line that is not blank."""
-    number = 1
-    while line := stream.readline(MAX_LINE):
-        number += 1
-        if len(line) == MAX_LINE:
-            raise InputError(f'{where}, line {number}: longer than {MAX_LINE:,} bytes: not a row of pixels')
+    for number, line in lines(stream, where, first=2):
         line = line.strip()
         if not line:
             continue

@@ -67,7 +67,7 @@ def odd_files(name: str) -> dict[str, Build]:
         'a link to an endless device': lambda source: (source / name).symlink_to('/dev/zero'),
         'a link to itself': lambda source: (source / name).symlink_to(source / name),
         'a link to nothing': lambda source: (source / name).symlink_to('nothing'),
-        'a file of 3 GiB of zeros': lambda source: sparse(source / name),
+        'a file of 2¼ GiB of zeros': lambda source: sparse(source / name),
         'an empty file': holding(name, b''),
         'a file in UTF-16': holding(name, '\ufeffemotion,pixels\n{"a": 1}'.encode('utf-16')),
     }
@@ -76,7 +76,7 @@ def odd_files(name: str) -> dict[str, Build]:
 def sparse(path: pathlib.Path) -> None:
     """A file of zeros that takes no room."""
     with open(path, 'wb') as file:
-        file.truncate(3 * GIB)
+        file.truncate(2 * GIB + GIB // 4)
 
 
 def inside(name: str, change: Callable[[pathlib.Path], object], content: Callable[[], Files]) -> Build:

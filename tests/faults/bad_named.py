@@ -85,6 +85,7 @@ CASES: Mapping[str, Mapping[str, Build]] = {
         'a member that begins behind the end': holding('a.zip', zip_saying(42, 0x7FFFFFFF)),
         'a zip in a zip': holding('a.zip', zipped({'inner.zip': zipped(table_csv())})),
         '50,000 empty members': later('a.zip', lambda: zipped({f'train/angry/{n}.png': b'' for n in range(50_000)})),
+        'a member without a name': holding('a.zip', zip_of('')),
         'a name that stands twice': holding('a.zip', zip_of('train/angry/0.png', encoded(9))),
     },
     'tar': {f'{what}': holding('a.tar', tar_of(name=name)) for what, name in ESCAPES.items()} | {
@@ -153,10 +154,10 @@ CASES: Mapping[str, Mapping[str, Build]] = {
         'a thousand folders in each other': deep,
         'a label that is a pipe': inside(LABEL, os.mkfifo, lambda: trees()[1]),
         'a label that is an endless device': inside(LABEL, lambda path: path.symlink_to('/dev/zero'), lambda: trees()[1]),
-        'a label of 3 GiB': inside(LABEL, sparse, lambda: trees()[1]),
+        'a label of 2¼ GiB': inside(LABEL, sparse, lambda: trees()[1]),
         'an image that is a pipe': inside('anger/S005_001_00000001.png', os.mkfifo, lambda: trees()[0]),
         'an image that is an endless device': inside('anger/S005_001_00000001.png', lambda path: path.symlink_to('/dev/zero'), lambda: trees()[0]),
-        'an image of 3 GiB': inside('anger/S005_001_00000001.png', sparse, lambda: trees()[0]),
+        'an image of 2¼ GiB': inside('anger/S005_001_00000001.png', sparse, lambda: trees()[0]),
         'an image that is a folder': inside('anger/S999_001_00000001.png', lambda path: path.mkdir(), lambda: trees()[0]),
         'a link to nothing': inside('anger/S999_001_00000001.png', lambda path: path.symlink_to('nothing'), lambda: trees()[0]),
         'a name that clears the terminal': inside('anger/\x1b[2J\n.png', lambda path: path.write_bytes(b'a'), lambda: trees()[0]),
@@ -209,7 +210,7 @@ CASES: Mapping[str, Mapping[str, Build]] = {
     },
     'run folder': {f'{file}: {what}': inside(f'run/{file}', lambda path, build=build: build(path.parent), finished_run)
                    for file in ('result.json', 'metrics.jsonl') for what, build in odd_files(file).items()} | {
-        'predictions.csv: a file of 3 GiB of zeros': inside(PREDICTED, sparse, finished_run),
+        'predictions.csv: a file of 2¼ GiB of zeros': inside(PREDICTED, sparse, finished_run),
         'predictions.csv: a pipe that nobody writes into': inside(PREDICTED, os.mkfifo, finished_run),
         'predictions.csv: a link to an endless device': inside(PREDICTED, lambda path: path.symlink_to('/dev/zero'), finished_run),
         'counts of 400 digits': run_saying(SCORED, count=10**400),
@@ -229,7 +230,7 @@ CASES: Mapping[str, Mapping[str, Build]] = {
         'a manifest that is an endless device': lambda source: swapped(source, 'manifest.json', lambda path: path.symlink_to('/dev/zero')),
         'a manifest that is empty': lambda source: swapped(source, 'manifest.json', lambda path: path.write_text('{}')),
         'shards that are gone': lambda source: swapped(source, 'train.array_record', lambda path: None),
-        'shards of 3 GiB of zeros': lambda source: swapped(source, 'train.array_record', sparse),
+        'shards of 2¼ GiB of zeros': lambda source: swapped(source, 'train.array_record', sparse),
         'shards that are empty': lambda source: swapped(source, 'train.array_record', lambda path: path.write_bytes(b'')),
     },
 }  # fmt: skip

@@ -253,6 +253,7 @@ class Loop:
             try:
                 summary = self.validate(evaluated_variables(self.read_state()), self.run.dataset.splits['validation']).summary
             except Diverged as error:
+                self.pending()  # where a loss told of it before, that one's step is named
                 raise Diverged(f'{error} after step {self.step}; {self.what_stands()}') from None
         improved = self.record['best'] is None or summary['accuracy'] > self.record['best']['accuracy']
         if improved:

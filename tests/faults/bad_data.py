@@ -6,6 +6,7 @@ import multiprocessing
 import pathlib
 import queue
 import shutil
+import subprocess
 import tempfile
 import threading
 import time
@@ -137,6 +138,7 @@ class Worker:
         self.connection.close()
         self.process.kill()
         self.process.join()
+        subprocess.run(['rm', '-rf', self.folder / 'input'], check=True)  # Python's own way goes only some hundred folders down
 
     def do(self, job: Job, tell: Any) -> None:
         """Has one job done, and tells of each input: its number, what became of it, and where its files are."""

@@ -52,6 +52,14 @@ def latest(folder: pathlib.Path, run: str) -> Claim:
     return Claim(number, record if isinstance(record, dict) else {}, changed)
 
 
+def latest_written(folder: pathlib.Path, run: str) -> Claim:
+    """As `latest`, after the moment that its maker takes between making the file and writing into it."""
+    deadline = time.monotonic() + POLL_SECONDS
+    while not (claim := latest(folder, run)).record and claim.number and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return claim
+
+
 def is_live(claim: Claim, now: float) -> bool:
     """Whether the claim's process still works on the run, as far as can be seen at `now` by the folder's clock."""
     if claim.number == 0 or claim.record.get('state', 'running') != 'running':
@@ -123,7 +131,7 @@ def holding(folder: pathlib.Path, run: str, what: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     first, told = latest(folder, run), False
     while (path := acquire(folder, run)) is None:
-        claim = latest(folder, run)
+        claim = latest_written(folder, run)
         holder = f'process {claim.record.get("process")} on host {claim.record.get("host")}'
         if claim.record.get('machine') == machine() or (claim.number, claim.time) > (first.number, first.time):
             raise InputError(f'{what}: {holder} is at work there; wait for its end, stop it, or choose another --workdir')

@@ -142,6 +142,19 @@ def test_no_claim_and_no_folder(tmp_path):
 # --- A folder for one
 
 
+def test_one_that_is_just_being_written_is_named_all_the_same(tmp_path):
+    """Found by a campaign: of sixteen processes at one instant one was told of "process None"."""
+    path = tmp_path / 'run.1.json'
+    path.touch()
+    writing = threading.Timer(0.3, lambda: path.write_text(json.dumps(claims.record('running'))))
+    writing.start()
+    try:
+        with pytest.raises(InputError, match=rf'process {os.getpid()} on host'), claims.holding(tmp_path, 'run', 'runs/x'):
+            pass
+    finally:
+        writing.join()
+
+
 def test_a_second_process_is_refused_by_number_and_host(tmp_path):
     with claims.holding(tmp_path / 'claims', 'run', 'runs/x'):
         message = rf'^runs/x: process {os.getpid()} on host \S+ is at work there; wait for its end, stop it, or choose another --workdir$'

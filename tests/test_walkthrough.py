@@ -1,0 +1,43 @@
+"""docs/walkthrough.ipynb: its cells do what they say, one after the other."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tests.tiny import ROOT
+
+NOTEBOOK = ROOT / 'docs' / 'walkthrough.ipynb'
+# As Jupyter does it, without Jupyter: the cells in one namespace, from the notebook's folder.
+RUN = """
+import json, sys
+
+names = {'__name__': '__main__'}
+for cell in json.load(open(sys.argv[1]))['cells']:
+    if cell['cell_type'] == 'code':
+        exec(compile(''.join(cell['source']), cell['id'], 'exec'), names)
+assert names['result']['steps'] == json.loads(names['workdir'].joinpath('result.json').read_text())['steps']
+assert abs(names['probabilities'].sum(-1) - 1).max() < 1e-5
+print(f"accuracy {names['result']['test_ten']['accuracy']:.3f}")
+"""
+
+
+def test_its_outputs_are_there_and_small() -> None:
+    cells = json.loads(NOTEBOOK.read_text('utf-8'))['cells']
+    code = [cell for cell in cells if cell['cell_type'] == 'code']
+    assert len(code) > 10 and all(cell['outputs'] or 'import' in ''.join(cell['source']) for cell in code)
+    assert NOTEBOOK.stat().st_size < 1 << 20
+    assert not any(output['output_type'] == 'error' for cell in code for output in cell['outputs'])
+
+
+@pytest.mark.slow
+def test_the_whole_way(tmp_path: pathlib.Path) -> None:
+    environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'TMPDIR': str(tmp_path)}
+    command = [sys.executable, '-W', 'ignore', '-c', RUN, str(NOTEBOOK)]
+    process = subprocess.run(command, cwd=ROOT / 'docs', env=environment, capture_output=True, text=True, timeout=900)
+    assert process.returncode == 0, process.stderr[-3000:]
+    # Of seven classes by chance a seventh; with a fifth of the drawn faces it is never far above nor near that.
+    assert float(process.stdout.rsplit('accuracy ', 1)[1]) > 0.4

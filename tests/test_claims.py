@@ -177,7 +177,7 @@ def test_another_hosts_is_waited_for_until_it_is_lost_or_gives_a_sign_of_life(tm
         looks.append(seconds)
         os.utime(path, (time.time() - (0 if alive else claims.STALE_SECONDS + 1),) * 2)
 
-    monkeypatch.setattr(claims, 'time', types.SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(claims, 'time', types.SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
     alive = True
     with pytest.raises(InputError, match='process 7 on host elsewhere is at work there'), claims.holding(tmp_path, 'base-seed0', 'runs/x'):
         pass

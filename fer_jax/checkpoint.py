@@ -77,7 +77,7 @@ class Checkpoints:
           NotSaved: always, unless it is
           JaxRuntimeError: of several processes another is gone, and nothing can be said of the disk.
         """
-        if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
+        if another_is_gone(error):
             raise error
         step = self.under_way.pop(kind, None)
         if is_lead():
@@ -91,13 +91,16 @@ class Checkpoints:
 
         Raises:
           InputError: it is not what was saved.
+          JaxRuntimeError: of several processes another is gone.
         """
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole(mesh)), abstract)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore())
         path = self.folder / kind / str(step)
         try:
             restored = self.managers[kind].restore(step, args=items)
-        except Exception as error:  # of many kinds; whatever they say, these files are not what was saved
+        except Exception as error:  # of many kinds; whatever else they say, these files are not what was saved
+            if another_is_gone(error):
+                raise
             raise InputError(f'{path}: damaged ({reason(error)})') from None
         return restored.state, unsealed(restored.record, parts(restored.state), path)
 
@@ -187,6 +190,11 @@ def read_best(folder: pathlib.Path) -> tuple[int, dict[str, Any], dict[str, Any]
         raise InputError(f'{path}: damaged ({reason(error)})') from None
     part = 'average' if tree.get('average') else 'variables'
     return max(steps), tree[part], unsealed(record, {part: checksum(tree[part])}, path)
+
+
+def another_is_gone(error: Exception) -> bool:
+    """Whether it was another process that ended what the processes did together, of which files can tell nothing."""
+    return jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError)
 
 
 def clear_away(folder: pathlib.Path, seconds: float = 2.0) -> None:

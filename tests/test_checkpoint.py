@@ -166,3 +166,17 @@ def test_a_save_that_another_process_ended_is_no_fault_of_the_disk(checkpoints: 
     with pytest.raises(jax.errors.JaxRuntimeError):
         checkpoints.wait()
     monkeypatch.undo()
+
+
+def test_nor_is_a_restore_that_it_ended_one_of_the_checkpoint(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    def restore(*arguments: object, **options: object) -> None:
+        raise jax.errors.JaxRuntimeError('UNKNOWN: Gloo AllGather failed: Connection closed by peer')
+
+    monkeypatch.setattr(checkpoints.managers['latest'], 'restore', restore)
+    asked = ('latest', 20, jax.eval_shape(lambda: state(0)), make_mesh(4))
+    with pytest.raises(InputError, match='latest/20: damaged'):
+        checkpoints.restore(*asked)
+    monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        checkpoints.restore(*asked)
+    monkeypatch.undo()

@@ -46,8 +46,8 @@ def stops(findings: Findings, reference: pathlib.Path, workdir: pathlib.Path, ki
     findings.check(code == 1 and last.startswith('diverged: ') and 'Traceback' not in err, f'{name}: it ended with {code}: {err}')
     told = re.search(r'seen when steps (\d+) to (\d+) were looked at|(?:not finite|images) after step (\d+)', last)
     first, final = (0, -1) if told is None else map(int, (told[3], told[3]) if told[3] else (told[1], told[2]))
-    # Poisoned parameters show in the loss of the step after, where the state itself was not looked at before.
-    findings.check(first <= step + 1 and step <= final, f'{name}: it said {last!r}')
+    # Poisoned parameters show in the loss of the step after, moments in that of the one after it, where the state was not looked at before.
+    findings.check(first <= step + 1 + (kind == 'nan-moments') and step <= final, f'{name}: it said {last!r}')
     standing = saved_steps(workdir)
     findings.check(not standing or standing[-1] < step or kind == 'explosion', f'{name}: checkpoint {standing[-1:]} was saved after it')
     for each in (good for good in standing if good < step):

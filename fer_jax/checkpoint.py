@@ -1,5 +1,6 @@
 """Checkpoints: the latest few and the best one, saved asynchronously, restored onto any mesh. The one file that calls Orbax."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -164,7 +165,8 @@ class Checkpoints:
             self.wait()
         finally:
             for manager in self.managers.values():
-                manager.close()
+                with contextlib.suppress(Exception):  # Orbax raises once more what `wait` has told
+                    manager.close()
 
 
 def read_best(folder: pathlib.Path) -> tuple[int, dict[str, Any], dict[str, Any]]:

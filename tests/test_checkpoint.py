@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Iterator
 
@@ -144,6 +145,17 @@ def test_a_failed_save_says_why_and_what_stands_and_clears_up(checkpoints: Check
     checkpoints.save('latest', state(40), RECORD)
     checkpoints.wait()
     assert int(newest(checkpoints)[0].step) == 40
+
+
+def test_closing_does_not_tell_of_a_failed_save_again(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:  # as Orbax does, when the disk was full as it wrote the record
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    checkpoints = Checkpoints(tmp_path / 'checkpoints', 2)
+    for manager in checkpoints.managers.values():
+        monkeypatch.setattr(manager, 'close', full)
+    with pytest.raises(NotSaved, match='step 30'), contextlib.closing(checkpoints):
+        raise NotSaved('the checkpoint of step 30 could not be saved')
 
 
 def test_the_reason_in_the_systems_words_where_there_are_such() -> None:

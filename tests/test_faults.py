@@ -15,6 +15,7 @@ from tests.faults.__main__ import campaigns, perform
 from tests.faults.bad_named import CASES
 from tests.faults.bad_readers import READERS
 from tests.faults.findings import Findings
+from tests.tiny import ROOT
 
 
 def as_campaign(monkeypatch: pytest.MonkeyPatch, findings: Findings) -> None:
@@ -86,6 +87,8 @@ def test_what_a_campaign_once_found(reader: str, case: str, said: str, tmp_path:
 @pytest.mark.slow
 @pytest.mark.parametrize('name', campaigns())
 def test_a_few_tries_of_each(name: str, tmp_path: pathlib.Path) -> None:
-    perform(name, 0, True, tmp_path)
+    # In a process of its own: reads that met damage leave Orbax's coroutines behind, of which pytest would make failures.
+    command = [sys.executable, '-W', 'ignore', '-m', 'tests.faults', name, '--small', '--out', str(tmp_path)]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     record = json.loads((tmp_path / f'{name}.json').read_text())
-    assert record['wrong'] == [] and record['tried'] > 0
+    assert (process.returncode, record['wrong']) == (0, []) and record['tried'] > 0, process.stderr[-3000:]

@@ -37,7 +37,7 @@ def test_its_outputs_are_there_and_small() -> None:
 def test_the_whole_way(tmp_path: pathlib.Path) -> None:
     environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'TMPDIR': str(tmp_path)}
     command = [sys.executable, '-W', 'ignore', '-c', RUN, str(NOTEBOOK)]
-    process = subprocess.run(command, cwd=ROOT / 'docs', env=environment, capture_output=True, text=True, timeout=900)
+    process = subprocess.run(command, cwd=ROOT / 'docs', env=environment, capture_output=True, text=True, timeout=1200)
     assert process.returncode == 0, process.stderr[-3000:]
     # Of seven classes by chance a seventh; with half of the drawn faces two thirds when it was written.
     assert float(process.stdout.rsplit('accuracy ', 1)[1]) > 0.4

@@ -16,13 +16,14 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Float32, Int32, Shaped
 
-from fer_jax.augment import CROP_SIDE, normalise
+from fer_jax.augment import CROP_SIDE, bilinear, normalise
 from fer_jax.data.schema import Faces
 from fer_jax.errors import Diverged, unknown
 from fer_jax.figures import confusion_matrix_png
 from fer_jax.files import write_atomic, write_json
 from fer_jax.metrics import EvaluationState, summarise
 from fer_jax.parallel import DATA, settle
+from fer_jax.statistics import share_correct
 
 VIEWS = {'centre': 1, 'ten': 10}  # name → views of each image
 Apply = Callable[[Any, Float[Array, 'batch height width 1']], Float[Array, 'batch classes']]
@@ -49,7 +50,18 @@ def crops(images: Shaped[Array, 'batch height width'], views: str) -> Shaped[Arr
     return found if views == 'centre' else jnp.concatenate([found, found[..., ::-1]])
 
 
-def make_evaluator(apply: Apply, mesh: Mesh, views: str, class_names: Sequence[str], batch_size: int) -> Callable[[Any, Faces], Evaluation]:
+def resized(images: Float[Array, 'batch crop crop 1'], side: int) -> Float[Array, 'batch side side 1']:
+    """The views by bilinear sampling at `side`², as augment.sample takes them."""
+    if side == images.shape[1]:
+        return images
+    axis = (jnp.arange(side) - (side - 1) / 2) * images.shape[1] / side + (images.shape[1] - 1) / 2
+    places = jnp.stack(jnp.meshgrid(axis, axis, indexing='ij'))
+    return jax.vmap(lambda image: bilinear(image, places))(images[..., 0])[..., None]
+
+
+def make_evaluator(
+    apply: Apply, mesh: Mesh, views: str, class_names: Sequence[str], batch_size: int, side: int = CROP_SIDE
+) -> Callable[[Any, Faces], Evaluation]:
     """A function of (variables, faces) that evaluates a split on the mesh; it compiles once for each size of split.
 
     Args:
@@ -57,6 +69,7 @@ def make_evaluator(apply: Apply, mesh: Mesh, views: str, class_names: Sequence[s
       mesh: one axis, 'data'. `variables` lie whole on each of its devices.
       views: 'centre', or 'ten' whose softmax probabilities are averaged.
       batch_size: views in one call over all devices, at most, though never less than one image a device.
+      side: that the views are brought to, for a network that is still being trained on smaller ones.
 
     Returns:
       A function that raises RuntimeError where the images counted are not the split's, and Diverged where the
@@ -67,7 +80,7 @@ def make_evaluator(apply: Apply, mesh: Mesh, views: str, class_names: Sequence[s
     """
     if views not in VIEWS:
         raise unknown('views', views, VIEWS)
-    score = make_score(apply, mesh, views)
+    score = make_score(apply, mesh, views, side)
 
     def evaluate(variables: Any, faces: Faces) -> Evaluation:
         states, outputs = [], []
@@ -89,16 +102,21 @@ def make_evaluator(apply: Apply, mesh: Mesh, views: str, class_names: Sequence[s
         broken = ~np.isfinite(log_probabilities).all(1)
         if broken.any():
             raise Diverged(f'the network gives no finite output for {broken.sum()} of {len(faces)} images')
-        return Evaluation(summarise(state, tuple(class_names)), np.exp(log_probabilities), np.concatenate(predictions)[: len(faces)])
+        predictions = np.concatenate(predictions)[: len(faces)]
+        summary = summarise(state, tuple(class_names))
+        if faces.subsets:
+            correct = predictions == faces.labels
+            summary['subsets'] = {name: share_correct(correct[members]) for name, members in faces.subsets.items() if members.any()}
+        return Evaluation(summary, np.exp(log_probabilities), predictions)
 
     return evaluate
 
 
-def make_score(apply: Apply, mesh: Mesh, views: str) -> Callable[..., tuple[EvaluationState, Array, Array]]:
+def make_score(apply: Apply, mesh: Mesh, views: str, side: int) -> Callable[..., tuple[EvaluationState, Array, Array]]:
     """The compiled (variables, images, labels, weights) → sums over the batch, log-probabilities, predictions."""
 
     def score(variables: Any, images: Array, labels: Array, weights: Array) -> tuple[EvaluationState, Array, Array]:
-        inputs = normalise(crops(images, views)).reshape(-1, CROP_SIDE, CROP_SIDE, 1)
+        inputs = resized(normalise(crops(images, views)).reshape(-1, CROP_SIDE, CROP_SIDE, 1), side)
         logits = apply(variables, inputs).astype(jnp.float32).reshape(VIEWS[views], len(images), -1)
         # The mean of the views' probabilities, in logarithms so that small ones keep their digits.
         log_probabilities = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(VIEWS[views])

@@ -53,4 +53,5 @@ def training_batches(run: Run, first: int, steps_per_call: int) -> Iterator[Data
         last=run.steps,
         steps_per_call=steps_per_call,
         neighbours=config.augment.mixup > 0 or config.augment.cutmix > 0,
+        boundary=run.early_steps,
     )

@@ -7,8 +7,9 @@ from ml_collections.config_dict import placeholder
 
 # Fields that hold one of a few words.
 CHOICES = {
-    'data.dataset': ('toyfaces', 'fer2013', 'ckplus', 'image_folder'),
+    'data.dataset': ('toyfaces', 'fer2013', 'ferplus', 'ckplus', 'image_folder'),
     'data.pipeline': ('auto', 'resident', 'stream'),
+    'data.targets': ('crossentropy', 'distribution', 'majority'),
     'network.name': ('fernet', 'mini_xception', 'shufflenet_v2', 'mobilenet_v2', 'resnet18', 'vgg13'),
     'network.attention': ('none', 'spatial', 'channel', 'both', 'se', 'eca', 'cbam'),
     'network.fusion': ('pointwise', 'attention'),
@@ -39,6 +40,9 @@ BOUNDS = {
     'augment.erase': (0, 1),
     'augment.mixup': (0, 100),
     'augment.cutmix': (0, 100),
+    'augment.share': (0, 1),
+    'augment.early_side': (8, 40),
+    'augment.early_share': (0, 0.99),
     'network.fusion_scale': (1e-6, 100),
     'network.stochastic_depth': (0, 0.99),
     'network.stem': (2, 4096),
@@ -111,11 +115,12 @@ def default_config() -> ConfigDict:
     c.init_from = optional(str)  # folder of a run, or a weights file, whose variables training starts from; None draws them
 
     d = c.data = ConfigDict()
-    d.dataset = 'toyfaces'  # toyfaces | fer2013 | ckplus | image_folder
+    d.dataset = 'toyfaces'  # toyfaces | fer2013 | ferplus | ckplus | image_folder
     d.path = optional(str)  # the source file or folder; None for toyfaces
     d.prepared = 'data'  # folder of the prepared ArrayRecord shards and manifests
     d.pipeline = 'auto'  # the training images: resident on every device | stream, read ahead of each step | auto: by their size
-    d.votes = optional(str)  # FER+'s fer2013new.csv: its votes become soft targets (fer2013 only)
+    d.votes = optional(str)  # FER+'s fer2013new.csv: with ferplus its labels, with fer2013 its votes become soft targets
+    d.targets = 'crossentropy'  # ferplus only: shares of the votes | distribution: a label drawn by them each time | majority
     d.teacher = optional(str)  # predictions.csv of a run on these training images, whose probabilities soften the targets
     d.teacher_share = 0.5  # weight of the teacher's probabilities in the targets
     d.dedup = False  # leave out Training images whose pixels also stand in a test split
@@ -140,6 +145,9 @@ def default_config() -> ConfigDict:
     a.erase = 0.0  # probability that one rectangle of 2 to 20 % of the area is set to the image's mean
     a.mixup = 0.0  # α of the Beta(α, α) that a mixing weight is drawn from; 0 is off
     a.cutmix = 0.0  # likewise, of the area that another image's rectangle takes; not both
+    a.share = 1.0  # of the images that each of rotate, scale, shift, brightness and contrast is drawn for
+    a.early_side = 32  # side of the views, in training and validation, in the first part of the run; as much of the face is seen
+    a.early_share = 0.0  # how large that part is, of the run's steps; 0 is off. Only what comes after it can be the best checkpoint
 
     n = c.network = ConfigDict()
     n.name = 'fernet'  # the paper's | mini_xception | shufflenet_v2 | mobilenet_v2 | resnet18 | vgg13: these heed only dtype, batch_norm*

@@ -15,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fer_jax import parallel
+from fer_jax.augment import CROP_SIDE
 from fer_jax.checkpoint import Checkpoints
+from fer_jax.data.schema import Faces
 from fer_jax.errors import Diverged, InputError, Interrupted, NotSaved
-from fer_jax.evaluate import make_evaluator
+from fer_jax.evaluate import Evaluation, make_evaluator
 from fer_jax.feed import training_batches
 from fer_jax.optimizer import make_optimizer
 from fer_jax.run import Run, check_content
@@ -41,7 +43,7 @@ class Loop:
         self.run, self.undamped, self.checkpoints, self.stopped = run, run, checkpoints, stopped
         self.owed: tuple[TrainState, dict[str, Any]] | None = None  # the best state and its record, where saving them failed
         self.went_back_to: int | None = None  # the step of the last rollback
-        self.validate = make_evaluator(run.logits, run.mesh, 'centre', run.dataset.class_names, run.config.evaluation.batch_size)
+        self.evaluators: dict[int, Callable[[Any, Faces], Evaluation]] = {}  # by the side of their views
         self.start()
         self.call_length = run.config.train.steps_per_call or (1 if jax.default_backend() == 'cpu' else 50)
         self.clock = time.monotonic()
@@ -129,14 +131,15 @@ class Loop:
         Raises:
           InputError, Diverged, Interrupted, NotSaved: as of `run_to_end`.
         """
-        chunks: dict[int, TrainChunk] = {}
+        chunks: dict[tuple[int, int], TrainChunk] = {}
         with contextlib.closing(training_batches(self.run, self.step, self.call_length)) as batches:
             while self.step < self.run.steps:
-                length = self.next_length()
+                length, side = self.next_length(), self.run.side(self.step)
                 data = next(batches)
-                if length not in chunks:
-                    chunks[length] = self.compile(data, length)
-                self.state, metrics = chunks[length](self.state, data)
+                if (length, side) not in chunks:
+                    chunks.clear()  # what ran on smaller views will not again
+                    chunks[length, side] = self.compile(data, length, side)
+                self.state, metrics = chunks[length, side](self.state, data)
                 parallel.settle(metrics)
                 self.take(metrics, length)
 
@@ -178,14 +181,15 @@ class Loop:
 
     def next_length(self) -> int:
         """Steps of the next compiled call."""
-        return min(self.call_length - self.step % self.call_length, self.run.steps - self.step)
+        end = self.run.early_steps if self.step < self.run.early_steps else self.run.steps
+        return min(self.call_length - self.step % self.call_length, end - self.step)
 
-    def compile(self, data: Data, length: int) -> TrainChunk:
-        """The compiled call of `length` steps."""
+    def compile(self, data: Data, length: int, side: int) -> TrainChunk:
+        """The compiled call of `length` steps on views of `side`²."""
         with self.writer.pause():
             self.writer.message(f'compiling the training step for {run_size(self.run)} …')
             streamed = not self.run.dataset.splits['train'].in_memory
-            chunk = make_train_chunk(self.run.config, self.run.network, self.run.optimizer, self.run.mesh, length, streamed)
+            chunk = make_train_chunk(self.run.config, self.run.network, self.run.optimizer, self.run.mesh, length, streamed, side)
             return chunk.lower(self.state, data).compile()
 
     def take(self, metrics: Metrics, length: int) -> None:
@@ -243,19 +247,27 @@ class Loop:
         with self.saving():
             self.writer.train(self.step, means | {'learning_rate': float(self.run.schedule(self.step - 1))})
 
+    def validate(self, side: int) -> Callable[[Any, Faces], Evaluation]:
+        """The evaluator of centre crops brought to `side`², made once."""
+        if side not in self.evaluators:
+            names, size = self.run.dataset.class_names, self.run.config.evaluation.batch_size
+            self.evaluators[side] = make_evaluator(self.run.logits, self.run.mesh, 'centre', names, size, side)
+        return self.evaluators[side]
+
     def evaluate(self) -> bool:
-        """Scores the validation split, and says whether that is the best so far.
+        """Scores the validation split by views of the side trained on, and says whether that is the best so far, at full size.
 
         Raises:
           Diverged: the network's outputs are not finite.
         """
         with self.writer.pause():
             try:
-                summary = self.validate(evaluated_variables(self.read_state()), self.run.dataset.splits['validation']).summary
+                side = self.run.side(self.step - 1)
+                summary = self.validate(side)(evaluated_variables(self.read_state()), self.run.dataset.splits['validation']).summary
             except Diverged as error:
                 self.pending()  # where a loss told of it before, that one's step is named
                 raise Diverged(f'{error} after step {self.step}; {self.what_stands()}') from None
-        improved = self.record['best'] is None or summary['accuracy'] > self.record['best']['accuracy']
+        improved = side == CROP_SIDE and (self.record['best'] is None or summary['accuracy'] > self.record['best']['accuracy'])
         if improved:
             self.record['best'] = {'step': self.step, 'accuracy': summary['accuracy']}
         with self.saving():

@@ -98,6 +98,11 @@ def table(summary: dict[str, Any], title: str) -> str:
         title,
         f'accuracy {100 * summary["accuracy"]:.2f} %  (95 % interval {100 * low:.2f} to {100 * high:.2f}), '
         f'{summary["correct"]} of {summary["count"]} right',
+        *(
+            f'of these, {name}: {100 * part["accuracy"]:.2f} %  ({", ".join(f"{100 * end:.2f}" for end in part["accuracy_interval"])}), '
+            f'{part["correct"]} of {part["count"]}'
+            for name, part in summary.get('subsets', {}).items()
+        ),
         '',
         line('class', 'precision', 'recall', 'F1', 'images'),
     ]

@@ -51,7 +51,7 @@ def train_together(configs: Sequence[ConfigDict], workdirs: Sequence[pathlib.Pat
             stack.enter_context(contextlib.closing(checkpoints))
             loop = Loop(dataclasses.replace(run, config=config), workdir, checkpoints, stopped, shown=not loops)
             stack.enter_context(loop.writer)
-            loop.validate = (loops or [loop])[0].validate  # compiled once
+            loop.evaluators = (loops or [loop])[0].evaluators  # compiled once
             loop.record['runs_at_once'] = len(configs)
             loops.append(loop)
         ended = {}
@@ -84,13 +84,14 @@ def advance(loops: dict[int, Loop]) -> dict[int, Diverged]:
         loop.read_state = functools.partial(state_of, place)
     lead.say_where()
     lead.writer.message(f'{len(loops)} seeds in one program: images/s, losses and accuracies shown are those of seed {run.config.seed}')
-    chunks: dict[int, TrainChunk] = {}
+    chunks: dict[tuple[int, int], TrainChunk] = {}
     while going := [loop for place, loop in loops.items() if place not in ended and loop.step < run.steps]:
-        length = going[0].next_length()
-        if length not in chunks:
+        length, side = going[0].next_length(), run.side(going[0].step)
+        if (length, side) not in chunks:
             with lead.writer.pause():
-                chunks[length] = make_replica_chunk(run.config, run.network, run.optimizer, mesh, length).lower(held, data).compile()
-        held, metrics = chunks[length](held, data)
+                chunk = make_replica_chunk(run.config, run.network, run.optimizer, mesh, length, side)
+                chunks[length, side] = chunk.lower(held, data).compile()
+        held, metrics = chunks[length, side](held, data)
         parallel.settle(metrics)
         stop = None
         for row, (place, loop) in enumerate(loops.items()):

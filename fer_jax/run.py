@@ -18,6 +18,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from fer_jax import parallel
+from fer_jax.augment import CROP_SIDE
 from fer_jax.baselines import make_any
 from fer_jax.claims import holding
 from fer_jax.config import differences, from_record, values
@@ -47,6 +48,15 @@ class Run:
     schedule: optax.Schedule
     steps: int  # of the whole run
     steps_per_epoch: int
+
+    @property
+    def early_steps(self) -> int:
+        """Steps of the first part of the run, in which views have config.augment.early_side."""
+        return round(self.config.augment.early_share * self.steps)
+
+    def side(self, step: int) -> int:
+        """Side of the views that the step after `step` steps is taken on."""
+        return self.config.augment.early_side if step < self.early_steps else CROP_SIDE
 
     def initial_state(self) -> TrainState:
         """The state before the first step, whole on every device of the mesh."""

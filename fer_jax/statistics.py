@@ -57,6 +57,12 @@ def wilson_interval(correct: float | int, count: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def share_correct(correct: Bool[np.ndarray, ' n']) -> dict[str, Any]:
+    """count, correct, accuracy and accuracy_interval of a part of a split, as `summarise_confusion` gives them of the whole."""
+    count, hits = len(correct), int(np.count_nonzero(correct))
+    return {'count': count, 'correct': hits, 'accuracy': hits / count, 'accuracy_interval': list(wilson_interval(hits, count))}
+
+
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
     """Student's 95 % interval of the mean of what two or more values are drawn from."""
     count = len(values)

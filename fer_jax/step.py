@@ -59,24 +59,33 @@ def make_batch(
     batch_size: int,
     options: ConfigDict,
     source: Callable[..., Take] = from_resident,
-) -> tuple[Float[Array, 'share crop crop 1'], Float[Array, 'share classes'], Float[Array, ' share']]:
+    side: int = CROP_SIDE,
+    drawn: bool = False,
+) -> tuple[Float[Array, 'share side side 1'], Float[Array, 'share classes'], Float[Array, ' share']]:
     """Images, targets and weights at `positions` of the global batch of `step`.
 
     Mixup and CutMix mix position i with i + 1 of the same batch, which may lie on another device; as every device holds the
     data set, or was given that image too, it makes that neighbour's view itself instead of asking for it.
+
+    Args:
+      side: of the views.
+      drawn: a class is drawn from each image's targets, and is its target in this step (Barsoum et al., 2016, call it PLD).
     """
     take = source(seed, step, data, positions, batch_size)
     key = rng.key(seed, 'augment', step)
 
     def views(places: Int[Array, ' share']) -> tuple[Array, Array, Array]:
         images, targets, weights = take(places)
-        return augment_batch(images, key, places, options), targets, weights
+        if drawn:
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(rng.key(seed, 'label', step), places)
+            targets = jax.nn.one_hot(jax.vmap(jax.random.categorical)(keys, jnp.log(targets)), targets.shape[1])
+        return augment_batch(images, key, places, options, side), targets, weights
 
     images, targets, weights = views(positions)
     if options.mixup or options.cutmix:
         other_images, other_targets, other_weights = views((positions + 1) % batch_size)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(rng.key(seed, 'mixup', step), positions)
-        masks = jax.vmap(functools.partial(mixing_mask, options=options))(keys)
+        masks = jax.vmap(functools.partial(mixing_mask, options=options, side=side))(keys)
         images = masks * images + (1 - masks) * other_images
         part = masks.mean((1, 2))[:, None]
         # Each image's loss keeps its own weight, so the weights go into the mixed targets.
@@ -85,7 +94,7 @@ def make_batch(
     return normalise(images), targets, weights
 
 
-def mixing_mask(key: Array, options: ConfigDict) -> Float[Array, 'rows columns']:
+def mixing_mask(key: Array, options: ConfigDict, side: int = CROP_SIDE) -> Float[Array, 'rows columns']:
     """Which share of each pixel an image keeps: all the same by mixup (Zhang et al., 2018), [1, 1]; by CutMix (Yun et al., 2019)
     none inside a rectangle of the other's share of the area, which the image's edge may cut, and all outside.
     """
@@ -94,25 +103,37 @@ def mixing_mask(key: Array, options: ConfigDict) -> Float[Array, 'rows columns']
     share = jax.random.beta(strength, alpha, alpha)
     if options.mixup:
         return share[None, None]
-    centre = jax.random.uniform(where, (2,), maxval=CROP_SIDE)
-    far = jnp.abs(jnp.arange(CROP_SIDE) + 0.5 - centre[:, None]) >= CROP_SIDE * jnp.sqrt(1 - share) / 2
+    centre = jax.random.uniform(where, (2,), maxval=side)
+    far = jnp.abs(jnp.arange(side) + 0.5 - centre[:, None]) >= side * jnp.sqrt(1 - share) / 2
     return (far[0][:, None] | far[1][None]).astype(jnp.float32)
 
 
 def make_train_chunk(
-    config: ConfigDict, network: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh, steps: int, streamed: bool = False
+    config: ConfigDict,
+    network: nn.Module,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    steps: int,
+    streamed: bool = False,
+    side: int = CROP_SIDE,
 ) -> TrainChunk:
     """A compiled function of (state, data) that takes `steps` steps and returns the state and each step's metrics.
 
     The state passed in is donated. `network.statistics_axis` decides whether batch norm sees the global batch. With
     `streamed` the data are not the training split but what data/stream.py reads for each call; the results are the same.
     """
-    chunk = train_chunk(config, network, optimizer, mesh.shape[DATA], steps, streamed)
+    chunk = train_chunk(config, network, optimizer, mesh.shape[DATA], steps, streamed, side)
     return compile_sharded(chunk, mesh, P(), STREAMED if streamed else WHOLE)
 
 
 def make_replica_chunk(
-    config: ConfigDict, network: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh, steps: int, vectorised: bool | None = None
+    config: ConfigDict,
+    network: nn.Module,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    steps: int,
+    side: int = CROP_SIDE,
+    vectorised: bool | None = None,
 ) -> TrainChunk:
     """`make_train_chunk` for several runs at once that differ in their seed only, on `parallel.make_replica_mesh`.
 
@@ -120,7 +141,7 @@ def make_replica_chunk(
     fills an accelerator that one of them would leave idle; on CPU, where convolutions with a kernel for each replica
     are slow, they follow each other.
     """
-    chunk = train_chunk(config, network, optimizer, mesh.shape[DATA], steps)
+    chunk = train_chunk(config, network, optimizer, mesh.shape[DATA], steps, side=side)
     if vectorised is None:
         vectorised = not on_cpu(mesh)
 
@@ -132,17 +153,25 @@ def make_replica_chunk(
 
 
 def train_chunk(
-    config: ConfigDict, network: nn.Module, optimizer: optax.GradientTransformation, devices: int, steps: int, streamed: bool = False
+    config: ConfigDict,
+    network: nn.Module,
+    optimizer: optax.GradientTransformation,
+    devices: int,
+    steps: int,
+    streamed: bool = False,
+    side: int = CROP_SIDE,
 ) -> TrainChunk:
     """What one of `devices` devices does in `steps` steps of a run whose batches they share."""
     share = config.batch_size // devices
     source = from_stream if streamed else from_resident
+    drawn = config.data.dataset == 'ferplus' and config.data.targets == 'distribution'
     if devices == 1:  # XLA on CPU leaves sums over a single device standing
         network = network.clone(statistics_axis=None)
 
     def train_step(state: TrainState, data: Data) -> tuple[TrainState, dict[str, Array]]:
         positions = jax.lax.axis_index(DATA) * share + jnp.arange(share)
-        images, targets, weights = make_batch(state.seed, state.step, data, positions, config.batch_size, config.augment, source)
+        chosen = (positions, config.batch_size, config.augment, source, side, drawn)
+        images, targets, weights = make_batch(state.seed, state.step, data, *chosen)
 
         def loss(params: dict) -> tuple[Array, tuple[Array, dict]]:
             variables = state.variables | {'params': params}

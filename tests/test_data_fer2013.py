@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer_jax.data import fer2013
+from fer_jax.data import fer2013, ferplus
 from fer_jax.data.table import BLOCK, read_table
 from fer_jax.errors import InputError
 
@@ -234,7 +234,7 @@ GOOD_VOTES = ['Training,a.png,4,0,0,1,3,0,0,2,0,0', 'PublicTest,a.png,0,0,0,0,0,
 
 def test_votes_are_renormalised_in_the_order_of_the_classes(tmp_path):
     source = three_rows(tmp_path)
-    votes = fer2013.read_votes(write_votes(tmp_path / 'v.csv', GOOD_VOTES), source.splits, source.split_titles)
+    votes = ferplus.fer2013_targets(write_votes(tmp_path / 'v.csv', GOOD_VOTES), source.splits, source.split_titles)
     # angry 3, sad 1, neutral 4 of 8 votes left; no vote left: the label, angry; 9 votes for happy.
     np.testing.assert_allclose(votes['train'], [[3 / 8, 0, 0, 0, 1 / 8, 0, 4 / 8]])
     np.testing.assert_array_equal(votes['validation'], [[1, 0, 0, 0, 0, 0, 0]])
@@ -256,13 +256,13 @@ BAD_VOTES = [
 def test_votes_that_do_not_fit(tmp_path, rows, message):
     source = three_rows(tmp_path)
     with pytest.raises(InputError, match=f'v.csv.*{message}'):
-        fer2013.read_votes(write_votes(tmp_path / 'v.csv', rows), source.splits, source.split_titles)
+        ferplus.fer2013_targets(write_votes(tmp_path / 'v.csv', rows), source.splits, source.split_titles)
 
 
 def test_votes_need_the_rows_of_a_csv_and_a_file_of_votes(tmp_path):
     source = three_rows(tmp_path)
     with pytest.raises(InputError, match='fer2013.csv, line 1: not FER'):
-        fer2013.read_votes(tmp_path / 'fer2013.csv', source.splits, source.split_titles)
+        ferplus.fer2013_targets(tmp_path / 'fer2013.csv', source.splits, source.split_titles)
     folder = fer2013.read(write_folder(tmp_path / 'folder', ['train', 'val', 'test']))
     with pytest.raises(InputError, match="joined by the CSV's row order"):
-        fer2013.read_votes(tmp_path / 'v.csv', folder.splits, folder.split_titles)
+        ferplus.fer2013_targets(tmp_path / 'v.csv', folder.splits, folder.split_titles)

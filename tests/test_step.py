@@ -393,7 +393,7 @@ def test_replicas_are_the_runs_of_their_seeds(shape, vectorised):
     data = parallel.replicate(mesh, data_on_host())
     seeds = jnp.array([3, 4], jnp.uint32)
     states = reference.jit(jax.vmap(lambda seed: create_state(network, optimizer, seed, False)))(seeds)
-    chunk = make_replica_chunk(config, network, optimizer, mesh, 1, vectorised)
+    chunk = make_replica_chunk(config, network, optimizer, mesh, 1, vectorised=vectorised)
     states = jax.device_put(states, NamedSharding(mesh, PartitionSpec(parallel.REPLICA)))
     compiled_chunk = chunk.lower(states, data).compile(compiler_options=reference.FAST_TO_COMPILE)
     assert shape[1] > 1 or ' all-reduce' not in compiled_chunk.as_text()

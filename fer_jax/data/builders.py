@@ -78,6 +78,12 @@ class Ckplus(FacesBuilder):
     name = 'ckplus'
 
 
+class Ferplus(FacesBuilder):
+    """FER2013's images with FER+'s labels."""
+
+    name = 'ferplus'
+
+
 class ImageFolder(FacesBuilder):
     """Images in folders."""
 
@@ -90,4 +96,4 @@ class Toyfaces(FacesBuilder):
     name = 'toyfaces'
 
 
-BUILDERS = {builder.name: builder for builder in (Fer2013, Ckplus, ImageFolder, Toyfaces)}
+BUILDERS = {builder.name: builder for builder in (Fer2013, Ferplus, Ckplus, ImageFolder, Toyfaces)}

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 from ml_collections import ConfigDict
 
-from fer_jax.data.fer2013 import read_votes
+from fer_jax.data import ferplus
 from fer_jax.data.manifest import BLOCK, content_sha256, identities
 from fer_jax.data.prepare import prepare, prepared_folder
 from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Dataset, Faces
@@ -42,10 +42,16 @@ def load(data: ConfigDict, device_memory: int | None = None) -> Dataset:
         note_checked(folder, 'train', splits['train'])
     titles = {split: manifest['splits'][split]['title'] for split in SPLITS}
     if data.votes:
-        if data.dataset != 'fer2013':
-            raise InputError(f'data.votes: FER+ has votes for fer2013 only, not for {data.dataset}')
-        votes = read_votes(data.votes, splits, titles)
-        splits = {split: dataclasses.replace(faces, votes=votes[split]) for split, faces in splits.items()}
+        match data.dataset:
+            case 'ferplus':
+                joined = {split: ferplus.join(data.votes, data.targets, faces, split) for split, faces in splits.items()}
+            case 'fer2013':
+                joined = {split: (votes, None) for split, votes in ferplus.fer2013_targets(data.votes, splits, titles).items()}
+            case _:
+                raise InputError(f'data.votes: FER+ has votes for ferplus and fer2013 only, not for {data.dataset}')
+        for split, (votes, strict) in joined.items():
+            subsets = None if strict is None else {ferplus.STRICT: strict}
+            splits[split] = dataclasses.replace(splits[split], votes=votes, subsets=subsets)
         manifest['votes'] = {'path': data.votes, 'sha256': sha256_file(data.votes)}
     if data.dedup:
         splits['train'], left_out = _dedup(splits)

@@ -45,6 +45,7 @@ def manifest_of(source: Source) -> dict:
         'duplicates': _duplicates(source.splits),
         'skipped': list(source.skipped),
         'warnings': list(source.warnings),
+        'notes': list(source.notes),
         'versions': {'python': platform.python_version(), **versions},
         'prepared_at': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
     }
@@ -139,6 +140,7 @@ def describe(manifest: dict) -> str:
         *([f'subjects: {" + ".join(map(str, subjects))}'] if None not in subjects else []),
         f'exact duplicates: {duplicates["surplus"]:,} surplus images in {duplicates["groups"]:,} groups,'
         f' {duplicates["groups_with_conflicting_labels"]:,} groups with conflicting labels',
+        *manifest.get('notes', ()),  # a folder prepared before there were any has none
         *(f'  {count:,} of {title[later]} also in {title[earlier]}' for (later, earlier), count in across if count),
         f'source {manifest["request"]["path"] or manifest["dataset"]}: sha256 {manifest["source"]["sha256"]}',
         f'content sha256 {manifest["content_sha256"]}',

@@ -1,6 +1,7 @@
 """Writes a data set once, as ArrayRecord shards with a manifest of what is in them."""
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import io
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 import numpy as np
 from ml_collections import ConfigDict
 
-from fer_jax.data import ckplus, fer2013, image_folder, toyfaces
+from fer_jax.data import ckplus, fer2013, ferplus, image_folder, toyfaces
 from fer_jax.data.archive import listing
 from fer_jax.data.manifest import FORMAT, check_manifest, manifest_of
 from fer_jax.data.schema import IMAGE_SIDE, SPLITS, DataWarning, Source
@@ -76,10 +77,14 @@ def _request(data: ConfigDict) -> dict:
     options |= {'folds': data.folds, 'fold': data.fold} if data.folds else {}
     if data.dataset == 'toyfaces':
         return {'dataset': 'toyfaces', 'path': None, 'images': data.toyfaces_images, **options}
-    if data.dataset not in READERS:
-        raise unknown('data.dataset', data.dataset, ('toyfaces', *READERS))
+    if data.dataset not in (*READERS, 'ferplus'):
+        raise unknown('data.dataset', data.dataset, ('toyfaces', 'ferplus', *READERS))
     if not data.path:
         raise InputError(f'data.path is not set: give the file or folder of {data.dataset} as --config.data.path=…')
+    if data.dataset == 'ferplus':
+        if not data.votes:
+            raise InputError("data.votes is not set: give FER+'s fer2013new.csv as --config.data.votes=…")
+        options |= {'votes': os.path.abspath(data.votes), 'targets': 'majority' if data.targets == 'majority' else 'shares'}
     return {'dataset': data.dataset, 'path': os.path.abspath(data.path), 'skip_bad': data.skip_bad, **options}
 
 
@@ -91,6 +96,10 @@ def _signature(request: dict) -> dict | None:
     if not path.exists():
         return None
     names = [''] if path.is_file() else listing(path).files
+    if 'votes' in request:
+        if not os.path.exists(request['votes']):
+            raise InputError(f'data.votes: no such file: {request["votes"]}')
+        names = [*names, request['votes']]
     digest, total = hashlib.sha256(), 0
     for name in names:
         status = os.stat(path / name)
@@ -152,6 +161,8 @@ def _read(data: ConfigDict, request: dict) -> Source:
     """The source with all three splits, checked."""
     if request['path'] is None:
         source = toyfaces.read(request['images'], request['split_seed'])
+    elif data.dataset == 'ferplus':
+        source = ferplus.read(request['path'], request['votes'], request['targets'], data.skip_bad)
     else:
         source = READERS[data.dataset](request['path'], data.skip_bad)
     drawn = (data.validation_fraction, data.test_fraction, data.split_seed, data.by_subject, data.folds, data.fold)
@@ -169,7 +180,7 @@ def _read(data: ConfigDict, request: dict) -> Source:
             raise InputError(f'{data.path}: empty class: {title} has no image of {empty}')
         if empty:
             notes.append(f'{source.name} {title}: no image of {empty}')
-    return Source(source.name, source.class_names, source.splits, source.split_titles, source.skipped, tuple(notes))
+    return dataclasses.replace(source, warnings=tuple(notes))
 
 
 def _source_record(request: dict, signature: dict) -> dict:

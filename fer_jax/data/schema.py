@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64, UInt8
+from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
 from fer_jax.errors import one_line
 
@@ -29,6 +29,7 @@ class Faces:
     votes: Float32[np.ndarray, 'n classes'] | None = None  # soft targets that sum to 1 (FER+)
     sequences: np.ndarray | None = None  # [n] str: the film an image is a frame of, unique over subjects; '' is unknown
     rows: Int64[np.ndarray, 'n'] | None = None  # position in the source's own order, from 0, over all splits
+    subsets: dict[str, Bool[np.ndarray, 'n']] | None = None  # parts of the split that are scored beside the whole, by name
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -41,7 +42,9 @@ class Faces:
     def take(self, index: np.ndarray) -> 'Faces':
         """The faces at `index` (positions or a mask), every field along."""
         fields = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
-        return Faces(**{name: None if value is None else value[index] for name, value in fields})
+        parts = {name: member[index] for name, member in (self.subsets or {}).items()}
+        taken = {name: None if value is None else value[index] for name, value in fields if name != 'subsets'}
+        return Faces(**taken, subsets=parts or None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Source:
     split_titles: dict[str, str]  # canonical → the data set's own name, for the splits that are there
     skipped: tuple[str, ...] = ()  # files left out because they could not be read: 'name: why'
     warnings: tuple[str, ...] = ()  # one line each
+    notes: tuple[str, ...] = ()  # what else is to be known of the splits, one line each
 
 
 @dataclasses.dataclass(frozen=True)

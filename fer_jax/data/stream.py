@@ -33,11 +33,12 @@ def stream(
     last: int,
     steps_per_call: int,
     neighbours: bool,
+    boundary: int = 0,
 ) -> grain.DatasetIterator[Data]:
     """What step.make_train_chunk takes as data with `streamed`, for each call from step `first` up to `last`, read ahead.
 
-    A call ends where the step is a multiple of `steps_per_call`, or `last`. Every process reads what its own devices need, and
-    there is no state: a stream that begins at a step gives what one that began before would. To be closed at the end.
+    A call ends where the step is a multiple of `steps_per_call`, or `boundary`, or `last`. Every process reads what its own
+    devices need, and there is no state: a stream that begins at a step gives what one that began before would. To be closed at the end.
 
     Args:
       images: read by index, from several threads.
@@ -49,7 +50,7 @@ def stream(
     shares = own_shares(mesh)
     positions = share_positions(shares, batch_size // mesh.size, batch_size, neighbours)
     keys = order_keys(seed, -(-last // (len(images) // batch_size)))
-    calls = call_bounds(first, last, steps_per_call)
+    calls = call_bounds(first, last, steps_per_call, boundary)
 
     def read(call: int) -> dict[str, np.ndarray]:
         rows = np.stack([step_rows(keys, step, positions, len(images), batch_size) for step in range(*calls[call])])
@@ -86,10 +87,10 @@ def step_rows(
     return rng.permuted_on_host(keys[epoch], batch * batch_size + positions, images)
 
 
-def call_bounds(first: int, last: int, steps_per_call: int) -> list[tuple[int, int]]:
+def call_bounds(first: int, last: int, steps_per_call: int, boundary: int = 0) -> list[tuple[int, int]]:
     """(its first step, the one behind its last) of each call."""
-    inner = range((first // steps_per_call + 1) * steps_per_call, last, steps_per_call)
-    return list(itertools.pairwise([first, *inner, last])) if first < last else []
+    inner = {*range((first // steps_per_call + 1) * steps_per_call, last, steps_per_call), *([boundary] if first < boundary < last else [])}
+    return list(itertools.pairwise([first, *sorted(inner), last])) if first < last else []
 
 
 def reading_threads(call_bytes: int) -> int:

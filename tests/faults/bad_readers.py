@@ -85,9 +85,9 @@ def votes(source: pathlib.Path, target: pathlib.Path) -> object:
 
 
 def votes_alone(source: pathlib.Path) -> object:
-    from fer_jax.data.fer2013 import read_votes
+    from fer_jax.data.ferplus import fer2013_targets
 
-    return read_votes(only(source), *faces_of_table())
+    return fer2013_targets(only(source), *faces_of_table())
 
 
 @functools.cache

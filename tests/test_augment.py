@@ -9,6 +9,7 @@ import pytest
 from scipy import ndimage
 
 from fer_jax.augment import CROP_SIDE, augment, augment_batch, bilinear, normalise
+from fer_jax.evaluate import resized
 from fer_jax.fields import default_config
 from tests import reference
 
@@ -187,3 +188,27 @@ def test_normalise():
     np.testing.assert_allclose(normalise(jnp.array([[0.0, 127.5, 255.0]])), [[[-2.0], [0.0], [2.0]]])
     pixels = normalise(jnp.asarray(IMAGE))
     assert pixels.shape == (48, 48, 1) and pixels.dtype == jnp.float32 and CROP_SIDE == 40
+
+
+def test_each_kind_is_drawn_for_its_share_of_the_images():
+    """Of 400 views brightness changes about a quarter, contrast another: none is changed by chance alone."""
+    out = views(SMOOTH, 400, brightness=0.5, contrast=0.5, share=0.25)
+    centre = SMOOTH[4:44, 4:44]
+    brighter = np.abs(out.mean((1, 2)) - centre.mean()) > 1e-2
+    steeper = np.abs(out.std((1, 2)) / centre.std() - 1) > 1e-4
+    for changed in (brighter, steeper):
+        assert 65 < changed.sum() < 135  # 100 ± 4 standard deviations of 8.7
+    assert 8 < (brighter & steeper).sum() < 45  # independent: 25 ± 4 of 4.8
+    turned = np.abs(views(SMOOTH, 400, rotate=30.0, share=0.25) - centre).max((1, 2)) > 1e-3
+    assert 65 < turned.sum() < 135
+
+
+@pytest.mark.parametrize('side', [20, 32])
+def test_a_smaller_view_shows_as_much_of_the_face(side):
+    """On a plane interpolation is exact: pixel i of a view of `side` lies at 3.5 + (i + ½) · 40 / side, as in a picture made smaller."""
+    chosen = options()
+    view = np.asarray(augment(jnp.asarray(SMOOTH), jax.random.key(0), chosen, side))
+    places = 3.5 + (np.arange(side) + 0.5) * 40 / side
+    np.testing.assert_allclose(view, 2 * places[:, None] + 3 * places + 5, rtol=1e-5)
+    validated = resized(jnp.asarray(SMOOTH[None, 4:44, 4:44, None]), side)[0, ..., 0]
+    np.testing.assert_allclose(validated, view, rtol=1e-5)

@@ -111,8 +111,13 @@ def test_the_choice_of_targets_is_one_of_three():
 
 @pytest.mark.skipif(not REAL.exists(), reason='FER+ is not here')
 def test_counts_of_the_real_votes_are_the_published_ones():
-    """25,060, 3,199 and 3,153 images have a strict majority (Barsoum et al.'s code, and papers that follow it); the first of each pair is what this code counts."""
+    """25,060, 3,199 and 3,153 images have a strict majority, as the authors' code and the papers that follow it count them.
+
+    The first of each pair, and the 27,956 images of Training that `shares` keeps, are what that code, run on all rows, gave too.
+    """
     usages, votes = ferplus._read_rows(REAL / 'fer2013new.csv')
     labels, strict = ferplus.largest(ferplus.without_outliers(votes))
     counts = {usage: (np.sum(labels[usages == usage] >= 0), np.sum(strict[usages == usage])) for usage in np.unique(usages)}
     assert counts == {'Training': (28389, 25060), 'PublicTest': (3553, 3199), 'PrivateTest': (3546, 3153)}
+    training = ferplus.without_outliers(votes[usages == 'Training'])
+    assert sum(ferplus.shares(row).any() for row in training) == 27956

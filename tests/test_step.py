@@ -151,6 +151,21 @@ def test_a_batch_by_hand():
     np.testing.assert_array_equal(weights, host['weights'][rows])
 
 
+def test_labels_are_drawn_by_the_targets():
+    """Over 600 steps of 8 images with the same target the drawn labels have its shares, and each is one whole class."""
+    config = config_of(augment__crop=False, augment__flip=False, augment__rotate=0.0, augment__scale=0.0)
+    share = np.array([0.5, 0.3, 0.2], np.float32)
+    data = {'images': np.zeros((8, 48, 48), np.uint8), 'targets': np.tile(share, (8, 1)), 'weights': np.ones(8, np.float32)}
+    data = jax.tree.map(jnp.asarray, data)
+
+    def labels(step):
+        return make_batch(jnp.uint32(0), step, data, jnp.arange(8), 8, config.augment, drawn=True)[1]
+
+    drawn = np.asarray(reference.jit(jax.vmap(labels))(jnp.arange(600))).reshape(-1, 3)
+    assert set(np.unique(drawn)) == {0.0, 1.0} and (drawn.sum(1) == 1).all()
+    np.testing.assert_allclose(drawn.mean(0), share, atol=4 * 0.5 / np.sqrt(4800))
+
+
 @pytest.mark.parametrize('mixing', [{}, {'augment__mixup': 0.8}, {'augment__cutmix': 0.8}], ids=str)
 def test_shares_make_up_the_batch(mixing):
     """Also mixed, where the neighbour at the end of a share lies on another device, and at the end of the batch at its start."""

@@ -325,6 +325,11 @@ def test_calls_end_at_multiples_of_their_length(first, last, length, bounds):
     assert streaming.call_bounds(first, last, length) == bounds
 
 
+def test_calls_end_where_the_views_change_size():
+    assert streaming.call_bounds(0, 9, 4, 6) == [(0, 4), (4, 6), (6, 8), (8, 9)]
+    assert streaming.call_bounds(6, 9, 4, 6) == [(6, 8), (8, 9)]
+
+
 def test_threads_read_ahead_as_cores_and_memory_allow(monkeypatch):
     monkeypatch.setattr(streaming.os, 'cpu_count', lambda: 16)
     assert streaming.reading_threads(300_000) == 8

@@ -217,3 +217,16 @@ def test_data_of_another_content_are_refused(finished: pathlib.Path, folder: pat
     (copy / 'config.json').write_text(json.dumps(config))
     code, _, err = run('evaluate', '--workdir', str(copy), f'--config.data.prepared={folder / "prepared"}')
     assert code == 2 and 'not the data' in err
+
+
+def test_a_run_whose_views_grow(folder: pathlib.Path) -> None:
+    """Half of the run on views of 16×16: a kill in it changes no bit, and the best checkpoint is one of the full size."""
+    arguments = overrides(folder, augment__early_side='16', augment__early_share='0.5')
+    code, _ = kill_at(20, signal.SIGKILL, folder / 'growing-killed', *arguments)
+    assert code == -signal.SIGKILL
+    for name in ('growing', 'growing-killed'):
+        code, _, err = run('train', '--workdir', str(folder / name), *arguments)
+        assert code == 0, err
+    assert_same_run(folder / 'growing', folder / 'growing-killed')
+    result = json.loads((folder / 'growing' / 'result.json').read_text())
+    assert result['best_step'] > result['steps'] / 2

@@ -16,7 +16,7 @@ import dataclasses
 import math
 import re
 
-from fer_jax.errors import InputError, unknown
+from fer_jax.core.errors import InputError, unknown
 
 HOP_SECONDS = 1e-6  # of a message over one link, however small (scaling book, chapter on sharding)
 MOST_CHIPS = 2**15  # of a topology's name: far more than any pod has

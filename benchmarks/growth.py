@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 
 from benchmarks.side_by_side import Contender, Round, race, record, serve
 from benchmarks.training_step import environment, make_parser, make_training_step, parse, random_run, repeated
-from fer_jax.figures import to_png
-from fer_jax.files import write_atomic
-from fer_jax.summary import table_rows
+from fer_jax.core.files import write_atomic
+from fer_jax.evaluation.figures import to_png
+from fer_jax.model.summary import table_rows
 
 PARTS = ('batch', 'width', 'devices')
 WIDTHS = (0.5, 1.0, 2.0)

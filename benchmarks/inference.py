@@ -25,13 +25,12 @@ from benchmarks.side_by_side import Contender, Round, race, ratio, record, serve
 from benchmarks.torch_peer import Network, load_variables
 from benchmarks.train_throughput import DEVICE, GPU, same_environment
 from benchmarks.training_step import CLASSES, environment, make_parser, parse, random_run, repeated
-from fer_jax.augment import normalise
+from fer_jax.core.parallel import DATA, settle, whole
 from fer_jax.data.schema import IMAGE_SIDE
-from fer_jax.evaluate import crops
-from fer_jax.folded import fold
-from fer_jax.onnx_graph import ALIGN, load_onnx, onnx_bytes
-from fer_jax.parallel import DATA, settle, whole
-from fer_jax.weights import flat
+from fer_jax.data.views import crops, normalise
+from fer_jax.export.folded import fold
+from fer_jax.export.onnx_graph import ALIGN, load_onnx, onnx_bytes
+from fer_jax.runs.weights import flat
 
 OWN = ('fer_jax', 'fer_jax exported')
 PEERS = ('onnxruntime', 'torch eager', 'torch compile')

@@ -19,11 +19,11 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks.side_by_side import Contender, Round, race, ratio, record, serve
 from benchmarks.training_step import environment, make_parser, make_training_step, parse, random_run, repeated, steps_in_a_call
-from fer_jax import parallel
-from fer_jax.feed import training_data
-from fer_jax.parallel import DATA
-from fer_jax.run import Run
-from fer_jax.step import Data, make_batch
+from fer_jax.core import parallel
+from fer_jax.core.parallel import DATA
+from fer_jax.training.feed import training_data
+from fer_jax.training.run import Run
+from fer_jax.training.step import Data, make_batch
 
 CONTENDERS = ('whole', 'fixed', 'input')
 GOAL = 3.0  # per cent of the step
@@ -80,7 +80,7 @@ def make(name: str, options: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
     if name == 'whole':
         step = make_training_step(overrides)
     else:
-        with mock.patch('fer_jax.step.make_batch', fixed_batch):
+        with mock.patch('fer_jax.training.step.make_batch', fixed_batch):
             step = make_training_step(overrides, data_of=one_batch)
     return repeated(step, step.images_per_call, seconds), step.about()
 

@@ -19,14 +19,14 @@ from ml_collections import ConfigDict
 
 from benchmarks.chips import Topology, all_reduce_seconds, floor_seconds
 from benchmarks.hlo import Collective, collectives, estimated_cycles, memory_traffic
-from fer_jax.baselines import make_any
+from fer_jax.core.errors import InputError
+from fer_jax.core.parallel import DATA, REPLICA
 from fer_jax.data.schema import IMAGE_SIDE
-from fer_jax.errors import InputError
-from fer_jax.optimizer import make_optimizer, make_schedule
-from fer_jax.parallel import DATA, REPLICA
-from fer_jax.state import TrainState, create_state
-from fer_jax.step import Data, make_replica_chunk, make_train_chunk
-from fer_jax.writers import environment, package_version
+from fer_jax.model.baselines import make_any
+from fer_jax.runs.state import TrainState, create_state
+from fer_jax.runs.writers import environment, package_version
+from fer_jax.training.optimizer import make_optimizer, make_schedule
+from fer_jax.training.step import Data, make_replica_chunk, make_train_chunk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ def check(job: Job, chips: int) -> None:
 
 
 def compile_job(job: Job, mesh: Mesh) -> Compiled:
-    """The program that one call of `fer_jax.train`, or of several seeds at once, runs on the mesh's devices; nothing is computed.
+    """The program that one call of `fer_jax.training.train`, or of several seeds at once, runs on the mesh's devices; nothing is computed.
 
     Raises:
       InputError: it does not fit the memory, or the compiler refuses it for another reason.

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.chips import BOOK, CHIPS, all_reduce_seconds, parse_topology
 from benchmarks.results_table import ROOT
-from fer_jax.files import read_json, write_atomic
+from fer_jax.core.files import read_json, write_atomic
 
 FOLDER = ROOT / 'results' / 'pod'
 TRAINING_IMAGES = 28_709  # FER2013's

@@ -3,7 +3,7 @@
     python -m benchmarks.replicas [--out results/speed/replicas] [--replicas 4,8] [--quick] [--config.FIELD=VALUE …]
 
 `1` is the training step of one run, its batch shared by all devices, as `python -m fer_jax train` takes it. The others are
-`fer_jax.step.make_replica_chunk` with so many runs that differ in their seed: each has a batch of the same size, the runs
+`fer_jax.training.step.make_replica_chunk` with so many runs that differ in their seed: each has a batch of the same size, the runs
 are shared out over the devices first, and on an accelerator those of one device are vectorised.
 """
 
@@ -17,11 +17,11 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks.side_by_side import Contender, Round, race, ratio, record, serve
 from benchmarks.training_step import environment, make_parser, make_training_step, parse, random_run, repeated, steps_in_a_call
-from fer_jax import parallel
-from fer_jax.feed import training_data
-from fer_jax.parallel import REPLICA
-from fer_jax.state import create_state
-from fer_jax.step import make_replica_chunk
+from fer_jax.core import parallel
+from fer_jax.core.parallel import REPLICA
+from fer_jax.runs.state import create_state
+from fer_jax.training.feed import training_data
+from fer_jax.training.step import make_replica_chunk
 
 ONE = '1'
 

@@ -10,8 +10,8 @@ import pathlib
 import statistics
 from typing import Any
 
-from fer_jax.files import read_json, write_atomic
-from fer_jax.weights import load_weights
+from fer_jax.core.files import read_json, write_atomic
+from fer_jax.runs.weights import load_weights
 
 ROOT = pathlib.Path(__file__).parent.parent
 BEGIN, END = '<!-- results: written by benchmarks/results_table.py -->', '<!-- end of results -->'

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fer_jax.files import write_json
+from fer_jax.core.files import write_json
 
 ROOT = pathlib.Path(__file__).parent.parent
 Round = Callable[[], tuple[float, float]]  # does some work and returns (how much, seconds)

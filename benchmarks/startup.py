@@ -141,7 +141,7 @@ def main() -> None:
         fields = {'data.prepared': prepared, 'train.log_every': '1'} | overrides
         print('preparing ToyFaces', flush=True)
         wall('-m', 'fer_jax', 'prepare', *(f'--config.{name}={text}' for name, text in fields.items()))
-        imports = statistics.median(wall('-c', 'import fer_jax.train') for _ in range(options.rounds))
+        imports = statistics.median(wall('-c', 'import fer_jax.training.train') for _ in range(options.rounds))
         runs = starts(fields, options.rounds, imports)
     measured = {
         'help_seconds': statistics.median(helps),

@@ -42,7 +42,7 @@ def uncovered(config: ConfigDict) -> list[str]:
 
 
 class Block(nn.Module):
-    """`fer_jax.network.CSPBlock`, its modules under the same names."""
+    """`fer_jax.model.network.CSPBlock`, its modules under the same names."""
 
     def __init__(self, inputs: int, features: int, stride: int, groups: int) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Block(nn.Module):
 
 
 class Network(nn.Module):
-    """`fer_jax.network.FERNet` with the paper's two attentions; images [B, 1, 40, 40] → logits [B, classes]."""
+    """`fer_jax.model.network.FERNet` with the paper's two attentions; images [B, 1, 40, 40] → logits [B, classes]."""
 
     def __init__(self, config: ConfigDict, classes: int) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ def load_variables(network: Network, variables: dict) -> None:
 def augment(images: Tensor, options: ConfigDict) -> Tensor:
     """A random view of each image, [B, 48, 48] → [B, 40, 40], drawn for the whole batch at once.
 
-    Crop, rotation and scale in one bilinear sampling, flip, brightness and contrast: what `fer_jax.augment` does.
+    Crop, rotation and scale in one bilinear sampling, flip, brightness and contrast: what `fer_jax.training.augment` does.
     """
     batch, margin, device = len(images), images.shape[1] - CROP_SIDE, images.device
 
@@ -231,7 +231,7 @@ class Trainer:
         return loss.detach()
 
     def apply_gradients(self) -> None:
-        """Clipping, AdamW, the schedule and the average, whose decay rises as in `fer_jax.step.average`."""
+        """Clipping, AdamW, the schedule and the average, whose decay rises as in `fer_jax.training.step.average`."""
         options = self.config.optimizer
         if options.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, options.clip)

@@ -35,9 +35,9 @@ from benchmarks.training_step import (
     random_dataset,
     repeated,
 )
-from fer_jax import parallel
-from fer_jax.config import load_config
-from fer_jax.step import make_batch
+from fer_jax.core import parallel
+from fer_jax.core.config import load_config
+from fer_jax.training.step import make_batch
 
 MODULE = 'benchmarks.train_throughput'
 ALLOCATOR = ('LD_PRELOAD', 'MALLOC_CONF', 'GLIBC_TUNABLES')  # the environment variables that launch/setup.sh may set

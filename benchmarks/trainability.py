@@ -11,10 +11,10 @@ import json
 import pathlib
 import tempfile
 
-from fer_jax.config import load_config
-from fer_jax.files import write_atomic, write_json
-from fer_jax.train import train
-from fer_jax.writers import environment
+from fer_jax.core.config import load_config
+from fer_jax.core.files import write_atomic, write_json
+from fer_jax.runs.writers import environment
+from fer_jax.training.train import train
 
 PLAIN = {'network.residual': 'false', 'network.shortcut': 'false'}
 SUMS = {'network.residual': 'true', 'network.shortcut': 'false'}

@@ -17,15 +17,15 @@ from jax.stages import Compiled
 from ml_collections import ConfigDict
 
 from benchmarks.side_by_side import Round
-from fer_jax import parallel
 from fer_jax.__main__ import split_overrides
-from fer_jax.config import load_config
+from fer_jax.core import parallel
+from fer_jax.core.config import load_config
 from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Dataset, Faces
-from fer_jax.feed import training_data
-from fer_jax.run import Run, build
-from fer_jax.state import TrainState
-from fer_jax.step import Data, make_train_chunk
-from fer_jax.writers import environment
+from fer_jax.runs.state import TrainState
+from fer_jax.runs.writers import environment
+from fer_jax.training.feed import training_data
+from fer_jax.training.run import Run, build
+from fer_jax.training.step import Data, make_train_chunk
 
 CONFIG = 'configs/fer2013.py'
 IMAGES = 28_709  # of FER2013's Training
@@ -76,7 +76,7 @@ def make_training_step(
 
 
 def steps_in_a_call(config: ConfigDict) -> int:
-    """The training steps in one compiled call, as `fer_jax.loop.Loop` chooses them."""
+    """The training steps in one compiled call, as `fer_jax.training.loop.Loop` chooses them."""
     return config.train.steps_per_call or (1 if jax.default_backend() == 'cpu' else 50)
 
 
@@ -86,7 +86,7 @@ def random_run(overrides: dict[str, str], devices: int = 0) -> Run:
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
     count = {'parallel.cpu_devices': str(devices)} if devices else {}
     config = load_config(CONFIG, {'data.path': 'random'} | count | overrides)
-    with mock.patch('fer_jax.run.load', lambda *options: random_dataset()):
+    with mock.patch('fer_jax.training.run.load', lambda *options: random_dataset()):
         run = build(config)
     return dataclasses.replace(run, mesh=Mesh(np.array(jax.devices()[:devices]), (parallel.DATA,))) if devices else run
 
@@ -127,7 +127,7 @@ def repeated(call: Callable[[], Any], work: float, seconds: float) -> Round:
 
 def make_parser(description: str, name: str, rounds: int) -> argparse.ArgumentParser:
     """The arguments that the benchmarks of speed have in common."""
-    epilog = f'Any field of fer_jax/fields.py is set by --config.GROUP.FIELD=VALUE, on top of {CONFIG}.'
+    epilog = f'Any field of fer_jax/core/fields.py is set by --config.GROUP.FIELD=VALUE, on top of {CONFIG}.'
     parser = argparse.ArgumentParser(description=description.splitlines()[0], epilog=epilog, allow_abbrev=False)
     parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('results/speed') / name, help='default: %(default)s')
     parser.add_argument('--rounds', type=int, default=rounds, help='default: %(default)s')

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from fer_jax.config import load_module
+from fer_jax.core.config import load_module
 
 # name → attention, groups of the channel shuffle, and other fields of the network
 VARIANTS = {

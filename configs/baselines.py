@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from fer_jax.config import load_module
-from fer_jax.fields import CHOICES
+from fer_jax.core.config import load_module
+from fer_jax.core.fields import CHOICES
 
 FER2013 = load_module(str(pathlib.Path(__file__).with_name('fer2013.py')))
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from fer_jax.fields import default_config
+from fer_jax.core.fields import default_config
 
 DRAWS = 10
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from fer_jax.config import load_module
+from fer_jax.core.config import load_module
 
 FOLDS = 10
 

@@ -9,7 +9,7 @@ Accuracy:  PrivateTest 66.23 % by one centre crop, 67.32 % by ten (one seed; res
 
 from ml_collections import ConfigDict
 
-from fer_jax.fields import default_config
+from fer_jax.core.fields import default_config
 
 
 def get_config() -> ConfigDict:

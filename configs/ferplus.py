@@ -10,7 +10,7 @@ Accuracy:  being measured. VGG-13 of 8.8 M parameters: 84.99 ± 0.37 % by strict
 
 from ml_collections import ConfigDict
 
-from fer_jax.fields import default_config
+from fer_jax.core.fields import default_config
 
 
 def get_config() -> ConfigDict:

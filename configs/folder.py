@@ -11,7 +11,7 @@ Accuracy:  84 % by ten crops on 50 faces of FER2013's test splits under 3 new na
 
 from ml_collections import ConfigDict
 
-from fer_jax.fields import default_config
+from fer_jax.core.fields import default_config
 
 
 def get_config() -> ConfigDict:

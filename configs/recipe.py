@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from fer_jax.config import load_module, set_field
+from fer_jax.core.config import load_module, set_field
 
 # Name → the fields that differ from configs/fer2013.py, as on a command line.
 RECIPES = {

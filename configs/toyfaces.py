@@ -8,7 +8,7 @@ Accuracy:  test faces by one centre crop 92.6 % (two cores), 96.1 % (four: other
 
 from ml_collections import ConfigDict
 
-from fer_jax.fields import default_config
+from fer_jax.core.fields import default_config
 
 
 def get_config() -> ConfigDict:

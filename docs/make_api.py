@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 HEAD = """# API reference
 
 Written by `docs/make_api.py` from the docstrings. What a program needs to use a trained network is `fer_jax.load` and
-`fer_jax.predict`, which are those of `fer_jax.classifier`; all else is imported from its module. README has a table of what
+`fer_jax.predict`, which are those of `fer_jax.inference.classifier`; all else is imported from its module. README has a table of what
 each module is for, and of which may import which.
 
 """

@@ -10,5 +10,5 @@ __all__ = ['load', 'predict']
 def __getattr__(name: str) -> Any:
     """`load` and `predict` bring JAX with them, so they come when they are first asked for."""
     if name in __all__:
-        return getattr(importlib.import_module('fer_jax.classifier'), name)
+        return getattr(importlib.import_module('fer_jax.inference.classifier'), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -5,13 +5,13 @@ import pathlib
 import sys
 from collections.abc import Callable
 
-from fer_jax.config import load_config
-from fer_jax.errors import Diverged, InputError, Interrupted, NotSaved, ToldElsewhere, unknown
-from fer_jax.terminal import leave, tell_warnings
+from fer_jax.core.config import load_config
+from fer_jax.core.errors import Diverged, InputError, Interrupted, NotSaved, ToldElsewhere, unknown
+from fer_jax.core.terminal import leave, tell_warnings
 
 DESCRIPTION = 'Facial-expression recognition with embedded attention and channel shuffle.'
 SHIPPED = 'fer2013-1.9m'  # the weights that are taken where none are named
-OVERRIDES = 'Any field of fer_jax/fields.py is set by --config.GROUP.FIELD=VALUE.'
+OVERRIDES = 'Any field of fer_jax/core/fields.py is set by --config.GROUP.FIELD=VALUE.'
 
 
 class Parser(argparse.ArgumentParser):
@@ -161,7 +161,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
 
 def evaluate(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     """Evaluates a run's checkpoint with --workdir, weights without it."""
-    from fer_jax.score import evaluate_run, evaluate_weights
+    from fer_jax.training.score import evaluate_run, evaluate_weights
 
     if options.workdir is None:
         if options.checkpoint in ('best', 'latest') or options.checkpoint.isdecimal():
@@ -176,8 +176,8 @@ def evaluate(options: argparse.Namespace, overrides: dict[str, str]) -> None:
 
 def explain(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     """Explains photographs where there are any, or else the classes of a data set; returns the exit code."""
-    from fer_jax.explain import explain_data, explain_photographs
-    from fer_jax.faces import make_detector
+    from fer_jax.inference.explain import explain_data, explain_photographs
+    from fer_jax.inference.faces import make_detector
 
     if options.workdir and options.checkpoint:
         raise InputError('--workdir and --checkpoint both name weights: give one of them')
@@ -195,7 +195,7 @@ def explain(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 def predict(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     """Predicts the faces of all sources; returns the exit code."""
-    from fer_jax.prediction import Outputs, predict_sources
+    from fer_jax.inference.command import Outputs, predict_sources
 
     if overrides:
         raise InputError(f'--config.{next(iter(overrides))}: predictions take the weights as they are')
@@ -208,7 +208,7 @@ def predict(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 def export(options: argparse.Namespace, overrides: dict[str, str]) -> None:
     """Exports weights or a run."""
-    from fer_jax.export import export
+    from fer_jax.export.command import export
 
     if options.workdir and options.checkpoint:
         raise InputError('--workdir and --checkpoint both name weights: give one of them')
@@ -221,7 +221,7 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         evaluate(options, overrides)
         return 0
     if options.command == 'weights':
-        from fer_jax.weights import export_weights
+        from fer_jax.runs.weights import export_weights
 
         if overrides:
             raise InputError(f'--config.{next(iter(overrides))}: weights are written as the run made them')
@@ -235,15 +235,15 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     if options.command == 'predict':
         return predict(options, overrides)
     if options.command == 'demo':
-        from fer_jax.demo import serve
-        from fer_jax.faces import make_detector
+        from fer_jax.inference.demo import serve
+        from fer_jax.inference.faces import make_detector
 
         if overrides:
             raise InputError(f'--config.{next(iter(overrides))}: a demo takes the weights as they are')
         serve(options.checkpoint or [SHIPPED], options.port, make_detector(options.detector_model))
         return 0
     if options.command == 'report':
-        from fer_jax.report import report
+        from fer_jax.report.command import report
 
         if overrides:
             raise InputError(f'--config.{next(iter(overrides))}: a report takes the runs as they are')
@@ -251,15 +251,15 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
         return 0
     skip_bad = {'data.skip_bad': 'true'} if getattr(options, 'skip_bad', False) else {}
     if options.command == 'sweep':
-        from fer_jax.sweep import sweep
+        from fer_jax.training.sweep import sweep
 
         chosen = (options.seeds, options.only, options.workdir, options.dry_run, options.together)
         return sweep(options.config, overrides | skip_bad, *chosen)
     config = load_config(options.config, overrides | skip_bad)
     match options.command:
         case 'train':
-            from fer_jax import parallel
-            from fer_jax.train import train
+            from fer_jax.core import parallel
+            from fer_jax.training.train import train
 
             parallel.start(config.parallel.cpu_devices)
             parallel.connect(options.distributed, options.processes, options.process_id, options.join_timeout)
@@ -270,7 +270,7 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
             print(describe(prepare(config.data)))
         case 'summary':
-            from fer_jax.summary import parameter_table, summary
+            from fer_jax.model.summary import parameter_table, summary
 
             print(summary(config))
             if options.parameters:
@@ -280,7 +280,7 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 def tell(text: str) -> None:
     """Prints how a run ended; where several processes end in the same way, the lead does."""
-    from fer_jax.parallel import is_lead
+    from fer_jax.core.parallel import is_lead
 
     if is_lead():
         print(text, file=sys.stderr)

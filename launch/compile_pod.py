@@ -17,9 +17,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from benchmarks.chips import parse_topology  # noqa: E402
 from fer_jax.__main__ import Parser, split_overrides  # noqa: E402
-from fer_jax.config import load_config  # noqa: E402
-from fer_jax.errors import InputError  # noqa: E402
-from fer_jax.files import write_json  # noqa: E402
+from fer_jax.core.config import load_config  # noqa: E402
+from fer_jax.core.errors import InputError  # noqa: E402
+from fer_jax.core.files import write_json  # noqa: E402
 
 DEFAULTS = {'network.dtype': 'bfloat16', 'network.batch_norm': 'device'}
 # libtpu would look for the chips of a cloud machine, ask its metadata server, and keep others from compiling at the same time.
@@ -38,7 +38,7 @@ ENVIRONMENT = {
 
 def make_parser() -> argparse.ArgumentParser:
     """The arguments."""
-    epilog = 'Any field of fer_jax/fields.py is set by --config.GROUP.FIELD=VALUE.'
+    epilog = 'Any field of fer_jax/core/fields.py is set by --config.GROUP.FIELD=VALUE.'
     parser = Parser(prog='compile_pod.py', description=__doc__.splitlines()[0], epilog=epilog, allow_abbrev=False)
     parser.add_argument('--topology', required=True, metavar='CHIP:GRID', help='such as v5e:16x16, v6e:1x1, v4:4x4x4 or v5p:4x8x8')
     parser.add_argument('--config', default='configs/fer2013.py', metavar='FILE[:NAME=VALUE,…]', help='default: %(default)s')

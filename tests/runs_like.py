@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from fer_jax.config import set_field
-from fer_jax.fields import default_config
-from fer_jax.statistics import calibration_error, summarise_confusion
+from fer_jax.core.config import set_field
+from fer_jax.core.fields import default_config
+from fer_jax.core.statistics import calibration_error, summarise_confusion
 
 NAMES = ('angry', 'disgust', 'fear', 'happy', 'sad', 'surprise', 'neutral')
 TITLES = {'train': 'Training', 'validation': 'PublicTest', 'test': 'PrivateTest'}

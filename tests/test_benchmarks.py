@@ -173,8 +173,8 @@ def test_growth_is_drawn():
 
 
 def test_import_times():
-    text = 'import time: self [us] | cumulative | imported package\nimport time:       120 |        350 |   fer_jax.config\n'
-    assert startup.import_times(text) == {'fer_jax.config': 0.00035}
+    text = 'import time: self [us] | cumulative | imported package\nimport time:       120 |        350 |   fer_jax.core.config\n'
+    assert startup.import_times(text) == {'fer_jax.core.config': 0.00035}
 
 
 def test_common_arguments(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import types
 
 import pytest
 
-from fer_jax.errors import InputError
+from fer_jax.core.errors import InputError
 from tests import faults
 from tests.faults.__main__ import campaigns, perform
 from tests.faults.bad_named import CASES
@@ -48,7 +48,7 @@ def test_every_kind_of_fault_has_its_campaign() -> None:
     assert sorted(campaigns()) == expected
 
 
-@pytest.mark.filterwarnings('ignore::fer_jax.data.schema.DataWarning')  # of the counts, in the small sets beside the bad files
+@pytest.mark.filterwarnings('ignore::fer_jax.core.errors.DataWarning')  # of the counts, in the small sets beside the bad files
 @pytest.mark.parametrize(
     ('reader', 'case', 'said'),
     [

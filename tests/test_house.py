@@ -43,9 +43,8 @@ def test_format():
 
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'fer_jax').rglob('*.py')), ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_a_file_is_read_at_one_sitting_and_a_function_on_one_screen(path):
+def test_a_function_is_read_on_one_screen(path):
     text = path.read_text()
-    assert len(text.splitlines()) <= 350
     functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     functions = [node for node in functions if node.name not in LISTINGS]
     long = {node.name: node.end_lineno - node.lineno + 1 for node in functions if node.end_lineno - node.lineno >= 70}

@@ -9,7 +9,7 @@ import shlex
 import pytest
 from PIL import Image
 
-from fer_jax.config import load_config
+from fer_jax.core.config import load_config
 from fer_jax.data import toyfaces
 from tests.tiny import ROOT, run
 

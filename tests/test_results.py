@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from benchmarks.results_table import ROOT, with_card, with_table
-from fer_jax.weights import load_weights
+from fer_jax.runs.weights import load_weights
 from tests.tiny import run
 
 RECORDS = sorted((ROOT / 'results').glob('*/*/result.json'))

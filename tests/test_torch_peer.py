@@ -11,11 +11,12 @@ import optax  # noqa: E402
 
 from benchmarks.torch_peer import Network, Trainer, augment, cosine, load_variables, uncovered  # noqa: E402
 from benchmarks.train_throughput import ROUNDED, check, complaints  # noqa: E402
-from fer_jax.augment import augment_batch, normalise  # noqa: E402
-from fer_jax.config import load_config  # noqa: E402
-from fer_jax.network import make_network  # noqa: E402
-from fer_jax.optimizer import make_optimizer, make_schedule  # noqa: E402
-from fer_jax.step import average  # noqa: E402
+from fer_jax.core.config import load_config  # noqa: E402
+from fer_jax.data.views import normalise  # noqa: E402
+from fer_jax.model.network import make_network  # noqa: E402
+from fer_jax.training.augment import augment_batch  # noqa: E402
+from fer_jax.training.optimizer import make_optimizer, make_schedule  # noqa: E402
+from fer_jax.training.step import average  # noqa: E402
 
 FIELDS = {'data.path': 'random', 'batch_size': '8', 'network.blocks': '12,16', 'network.strides': '2,2'}
 CLASSES, SIDE = 5, 10  # 10 → 5 → 3: an odd map is averaged over its stride, too

@@ -4,8 +4,8 @@ import pathlib
 
 import numpy as np
 
-from fer_jax.config import load_config
-from fer_jax.weights import save_weights, shapes
+from fer_jax.core.config import load_config
+from fer_jax.runs.weights import save_weights, shapes
 from tests.tiny import ROOT
 
 FER = ('angry', 'disgust', 'fear', 'happy', 'sad', 'surprise', 'neutral')

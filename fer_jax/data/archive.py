@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 
-from fer_jax.errors import InputError, printable
+from fer_jax.core.errors import InputError, printable
 
 MAX_INFLATED = 64 << 30  # bytes that one archive may unpack to
 MAX_RATIO = 200  # and that as a multiple of its own size; text of pixels shrinks 3 to 8 times, images not at all

@@ -8,11 +8,11 @@ import re
 
 import numpy as np
 
+from fer_jax.core.errors import InputError, printable
 from fer_jax.data.archive import Listing, kind, listing, members
 from fer_jax.data.images import class_position, is_image_name, read_images, read_layout
 from fer_jax.data.schema import Faces, Source
 from fer_jax.data.table import read_table
-from fer_jax.errors import InputError, printable
 
 CLASSES = ('anger', 'disgust', 'fear', 'happy', 'sadness', 'surprise', 'contempt')
 CSV_CLASSES = ('anger', 'disgust', 'fear', 'happiness', 'sadness', 'surprise', 'neutral', 'contempt')  # of ckextended.csv, in its order

@@ -4,11 +4,11 @@ import os
 
 import numpy as np
 
+from fer_jax.core.errors import InputError
 from fer_jax.data.archive import Listing, kind, listing
 from fer_jax.data.images import class_position, is_image_name, read_images, read_layout
 from fer_jax.data.schema import Faces, Source
 from fer_jax.data.table import read_table
-from fer_jax.errors import InputError
 
 CLASSES = ('angry', 'disgust', 'fear', 'happy', 'sad', 'surprise', 'neutral')
 SYNONYMS = {'anger': 'angry', 'disgusted': 'disgust', 'fearful': 'fear', 'happiness': 'happy', 'sadness': 'sad', 'surprised': 'surprise'}

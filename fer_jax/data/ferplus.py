@@ -11,10 +11,10 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
+from fer_jax.core.errors import InputError
 from fer_jax.data import fer2013
 from fer_jax.data.archive import lines, open_csv
 from fer_jax.data.schema import SPLITS, Faces, Source
-from fer_jax.errors import InputError
 
 CLASSES = (*fer2013.CLASSES, 'contempt')
 # The votes' columns in the order of the file, which is that of the first where two have as many votes; the last two are no emotion.

@@ -4,10 +4,10 @@ import os
 
 import numpy as np
 
+from fer_jax.core.errors import InputError, printable
 from fer_jax.data.archive import listing
 from fer_jax.data.images import read_images, read_layout
 from fer_jax.data.schema import Faces, Source
-from fer_jax.errors import InputError, printable
 
 
 def read(path: str | os.PathLike, skip_bad: bool = False) -> Source:

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from fer_jax.core.errors import InputError, printable, unknown
 from fer_jax.data.archive import Listing, members
 from fer_jax.data.schema import IMAGE_SIDE
-from fer_jax.errors import InputError, printable, unknown
 
 ENDINGS = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.tif', '.tiff', '.webp', '.pgm', '.ppm')
 # Named, because Pillow would otherwise also try formats that start other programs (EPS).

@@ -6,13 +6,13 @@ import pathlib
 import numpy as np
 from ml_collections import ConfigDict
 
+from fer_jax.core.errors import InputError
+from fer_jax.core.files import sha256_file
 from fer_jax.data import ferplus
 from fer_jax.data.manifest import BLOCK, content_sha256, identities
 from fer_jax.data.prepare import prepare, prepared_folder
 from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Dataset, Faces
 from fer_jax.data.shards import damaged, note_checked, open_split
-from fer_jax.errors import InputError
-from fer_jax.files import sha256_file
 
 RESIDENT_SHARE = 0.25  # of a device's memory that the training images may take; the rest is for what a step holds
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from fer_jax.core.errors import InputError
+from fer_jax.core.files import check_fields
 from fer_jax.data.schema import SPLITS, Faces, Source
-from fer_jax.errors import InputError
-from fer_jax.files import check_fields
 
 FORMAT = 1  # of the prepared folder; another number prepares anew
 BLOCK = 4096  # images looked at together: those of a split may be read as they are asked for

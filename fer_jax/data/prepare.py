@@ -17,13 +17,13 @@ from collections.abc import Iterator
 import numpy as np
 from ml_collections import ConfigDict
 
+from fer_jax.core.errors import DataWarning, InputError, unknown
+from fer_jax.core.files import read_json, sha256_file, write_json
 from fer_jax.data import ckplus, fer2013, ferplus, image_folder, toyfaces
 from fer_jax.data.archive import listing
 from fer_jax.data.manifest import FORMAT, check_manifest, manifest_of
-from fer_jax.data.schema import IMAGE_SIDE, SPLITS, DataWarning, Source
+from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Source
 from fer_jax.data.splits import draw_splits
-from fer_jax.errors import InputError, unknown
-from fer_jax.files import read_json, sha256_file, write_json
 
 READERS = {'fer2013': fer2013.read, 'ckplus': ckplus.read, 'image_folder': image_folder.read}
 RECORD_BYTES = IMAGE_SIDE**2 + 256  # of a record with its share of padding and index, rounded up

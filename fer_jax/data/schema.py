@@ -6,17 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
-from fer_jax.errors import one_line
-
 SPLITS = ('train', 'validation', 'test')  # each data set has titles of its own for them, as FER2013's PublicTest
 IMAGE_SIDE = 48
-
-
-class DataWarning(UserWarning):
-    """The data can be used but are not what they seem: counts off the official ones, files left out, a class without test images."""
-
-    def __init__(self, message: str):
-        super().__init__(one_line(message))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,10 +9,10 @@ import zipfile
 import numpy as np
 from jaxtyping import UInt8
 
+from fer_jax.core.errors import InputError
+from fer_jax.core.files import write_atomic
 from fer_jax.data.manifest import BLOCK
 from fer_jax.data.schema import IMAGE_SIDE, Faces
-from fer_jax.errors import InputError
-from fer_jax.files import write_atomic
 
 INDEX = '{split}-index.npz'  # beside the shards: what is known of the split's images besides their pixels
 COLUMNS = {'labels': 'label', 'subjects': 'subject', 'sequences': 'sequence', 'rows': 'row'}  # field of Faces → feature of a record

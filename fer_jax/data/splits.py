@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Int64
 
+from fer_jax.core.errors import InputError
 from fer_jax.data.schema import Faces, Source
-from fer_jax.errors import InputError
 
 TRIES = 200  # random divisions of the subjects, of which the one with the best class balance is taken
 FOLD_TRIES = 50  # likewise of the subjects into folds

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from fer_jax.core.errors import InputError, unknown
 from fer_jax.data.archive import MAX_LINE, lines, open_csv
 from fer_jax.data.schema import IMAGE_SIDE
-from fer_jax.errors import InputError, unknown
 
 PIXELS = IMAGE_SIDE**2
 BLOCK = 256  # rows parsed together: wide enough for NumPy, 2 MB

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
+from fer_jax.core.errors import InputError
 from fer_jax.data.schema import IMAGE_SIDE, Faces, Source
-from fer_jax.errors import InputError
 
 CLASS_NAMES = ('angry', 'disgust', 'fear', 'happy', 'sad', 'surprise', 'neutral')
 FACES_A_SUBJECT = 28  # four of each expression

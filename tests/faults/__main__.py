@@ -18,9 +18,9 @@ import tempfile
 import time
 
 from benchmarks.results_table import ROOT
-from fer_jax.files import write_json
-from fer_jax.terminal import tell_warnings
-from fer_jax.writers import environment
+from fer_jax.core.files import write_json
+from fer_jax.core.terminal import tell_warnings
+from fer_jax.runs.writers import environment
 from tests import faults
 
 HELPERS = ('findings', '__main__')

@@ -54,7 +54,7 @@ def main() -> None:
     import atheris
 
     with atheris.instrument_imports(include=INSTRUMENTED):  # nothing of these may have been imported before
-        from fer_jax.errors import InputError
+        from fer_jax.core.errors import InputError
         from tests.faults.bad_readers import READERS
 
     name, folder, runs, seed = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3], sys.argv[4]

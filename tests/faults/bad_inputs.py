@@ -10,7 +10,7 @@ from typing import Any
 import hypothesis
 from hypothesis import strategies as st
 
-from fer_jax.fields import ARGUMENTS
+from fer_jax.core.fields import ARGUMENTS
 from tests.faults import bad_archives, bad_pictures
 from tests.faults.bad_readers import READERS, Files
 
@@ -178,8 +178,8 @@ def safetensors(draw: st.DrawFn, files: Files) -> Files:
 @st.composite
 def command_lines(draw: st.DrawFn, files: Files) -> Files:
     """Arguments after the configuration's file and overrides, of fields that are there and that are not, with any text."""
-    from fer_jax.config import fields
-    from fer_jax.fields import default_config
+    from fer_jax.core.config import fields
+    from fer_jax.core.fields import default_config
 
     known = st.sampled_from(sorted(fields(default_config()))) | texts
     first = ','.join(f'{draw(st.sampled_from(sorted(ARGUMENTS)) | texts)}={draw(texts)}' for _ in range(draw(st.integers(0, 3))))

@@ -51,7 +51,7 @@ def data_set(dataset: str, **fields: Any) -> Callable[[pathlib.Path, pathlib.Pat
 
 
 def data_config(dataset: str, path: pathlib.Path, target: pathlib.Path, **fields: Any) -> Any:
-    from fer_jax.fields import default_config
+    from fer_jax.core.fields import default_config
 
     data = default_config().data
     data.update({'dataset': dataset, 'path': str(path), 'prepared': str(target), **fields})
@@ -103,21 +103,21 @@ def faces_of_table() -> tuple[dict, dict]:
 
 def teacher(source: pathlib.Path, target: pathlib.Path | None = None) -> object:
     """The teacher's predictions.csv, for the training images of the same small set."""
-    from fer_jax.data.teacher import read_teacher
+    from fer_jax.data.predictions import read_teacher
 
     return read_teacher(only(source), faces_of_table()[0]['train'], FER)
 
 
 def picture(source: pathlib.Path, target: pathlib.Path | None = None) -> object:
     """The pictures, as `predict` reads them when they are faces already."""
-    from fer_jax.sources import expand, shots
+    from fer_jax.inference.sources import expand, shots
 
     files, _ = expand(str(only(source)))
     return [shot.cuts for file in files for shot in shots(file, None)]
 
 
 def weights(source: pathlib.Path, target: pathlib.Path | None = None) -> object:
-    from fer_jax.weights import load_weights
+    from fer_jax.runs.weights import load_weights
 
     return load_weights(only(source)).sha256
 
@@ -128,7 +128,7 @@ def arguments(source: pathlib.Path, target: pathlib.Path | None = None) -> objec
     What is in a configuration's Python file is run because the user wants it run: that is no bad data.
     """
     from fer_jax.__main__ import split_overrides
-    from fer_jax.config import load_config
+    from fer_jax.core.config import load_config
 
     first, *others = os.fsdecode(only(source).read_bytes().replace(b'\0', b'')).split('\n')
     _, overrides = split_overrides([f'--config.{line}' for line in others])
@@ -137,23 +137,23 @@ def arguments(source: pathlib.Path, target: pathlib.Path | None = None) -> objec
 
 def record(source: pathlib.Path, target: pathlib.Path | None = None) -> object:
     """A run's config.json, from which everything that goes on from a run begins."""
-    from fer_jax.config import from_record
-    from fer_jax.files import read_json
+    from fer_jax.core.config import from_record
+    from fer_jax.core.files import read_json
 
     return from_record(read_json(only(source)), str(only(source)))
 
 
 def run_folder(source: pathlib.Path, target: pathlib.Path) -> object:
     """Everything in the folder of a finished run, as `report` reads it."""
-    from fer_jax.report import report
+    from fer_jax.report.command import report
 
     with contextlib.redirect_stdout(io.StringIO()):
         return report([source], target / 'report')
 
 
 def run_alone(source: pathlib.Path) -> object:
-    from fer_jax.records import find_runs, make_groups
-    from fer_jax.tables import make_rows
+    from fer_jax.report.tables import make_rows
+    from fer_jax.runs.records import find_runs, make_groups
 
     return make_rows(make_groups(find_runs([source])[0])[0])
 
@@ -332,7 +332,7 @@ def argument_lines() -> list[Files]:
 
 
 def config_files() -> list[Files]:
-    from fer_jax.fields import default_config
+    from fer_jax.core.fields import default_config
 
     return [{'config.json': json.dumps(default_config().to_dict()).encode()}]
 

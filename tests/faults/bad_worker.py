@@ -75,8 +75,7 @@ class Watch:
 
 def attempt(read: Callable[[], object], place: pathlib.Path, watch: Watch) -> Outcome:
     """Reads what stands in place/source, with place/target to write into, and looks at what happened and at what is there afterwards."""
-    from fer_jax.data.schema import DataWarning
-    from fer_jax.errors import InputError
+    from fer_jax.core.errors import DataWarning, InputError
 
     before, base = snapshot(place), reset_peak()
     wrong: list[str] = []

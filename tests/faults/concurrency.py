@@ -11,8 +11,8 @@ import time
 
 from tests.faults.findings import Findings
 from tests.faults.runs import differences, end, left_behind, uninterrupted
-from tests.test_sweep import TWO, start_worker
 from tests.tiny import ROOT, overrides, run, start
+from tests.training.test_sweep import TWO, start_worker
 
 RUN = {'epochs': '12', 'evaluation__test': 'false', 'parallel__cpu_devices': '2'}
 SEEDS = 12  # of a sweep of two configurations
@@ -22,8 +22,8 @@ RIVALS = 16
 # Processes that wait for one instant and then claim one folder, as a run does; each that is refused is to name the one that is not.
 CLAIM = """
 import os, pathlib, sys, time
-from fer_jax.claims import holding
-from fer_jax.errors import InputError
+from fer_jax.runs.claims import holding
+from fer_jax.core.errors import InputError
 
 folder, rivals, rounds = pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 assert 'jax' not in sys.modules

@@ -8,11 +8,11 @@ import shutil
 import jax
 import numpy as np
 
-from fer_jax.checkpoint import Checkpoints
-from fer_jax.config import from_record
-from fer_jax.errors import InputError
-from fer_jax.files import read_json
-from fer_jax.run import Run, build
+from fer_jax.core.config import from_record
+from fer_jax.core.errors import InputError
+from fer_jax.core.files import read_json
+from fer_jax.runs.checkpoint import Checkpoints
+from fer_jax.training.run import Run, build
 from tests.faults.findings import Findings
 from tests.faults.runs import saved_steps, uninterrupted
 from tests.tiny import overrides, run

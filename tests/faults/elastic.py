@@ -15,21 +15,21 @@ import numpy as np
 from tests.faults.disk import reached, until
 from tests.faults.findings import Findings
 from tests.faults.runs import arrays, different_arrays, end, saved_steps, uninterrupted
-from tests.test_distributed import FIELDS
 from tests.tiny import ROOT, overrides, run, start
+from tests.training.test_distributed import FIELDS
 
 COUNTS = (1, 2, 4, 8)
-BOUND = 2e-6  # of a relative difference that is rounding: as tests/test_distributed.py
+BOUND = 2e-6  # of a relative difference that is rounding: as tests/training/test_distributed.py
 
 # The state as the program restores it onto all devices that it was told to have, and what each of those then holds.
 RESTORE = """
 import pathlib, re, sys
 import jax, numpy as np
-from fer_jax import parallel
-from fer_jax.checkpoint import Checkpoints
-from fer_jax.config import from_record
-from fer_jax.files import read_json
-from fer_jax.run import build
+from fer_jax.core import parallel
+from fer_jax.runs.checkpoint import Checkpoints
+from fer_jax.core.config import from_record
+from fer_jax.core.files import read_json
+from fer_jax.training.run import build
 
 workdir, devices, out = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 config = from_record(read_json(workdir / 'config.json'), 'config.json')

@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fer_jax import loop
 from fer_jax.__main__ import main
-from fer_jax.terminal import leave
+from fer_jax.core.terminal import leave
+from fer_jax.training import loop
 
 POISONS: dict[str, Callable[[Any, dict[str, Any]], tuple[Any, dict[str, Any]]]] = {
     'nan-loss': lambda state, metrics: (state, metrics | {'loss': metrics['loss'] * jnp.nan}),

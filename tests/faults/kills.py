@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from tests.faults.findings import Findings
 from tests.faults.runs import differences, end, left_behind, saved_steps
-from tests.test_distributed import free_port
 from tests.tiny import ROOT, overrides, start
+from tests.training.test_distributed import free_port
 
 # A checkpoint every other step, so that there is hardly a moment without a write under way, which takes about half a second.
 FIELDS = {

@@ -1,0 +1,225 @@
+"""A run's configuration from a file and from text, and the checks on it."""
+
+import importlib.util
+import pathlib
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import FieldReference
+
+from fer_jax.core.errors import InputError, unknown
+from fer_jax.core.fields import ARGUMENTS, BOUNDS, CHOICES, default_config
+
+# How a message calls the types.
+MOST_BLOCKS = 100  # of a network
+KINDS = {bool: 'true or false', int: 'a whole number', float: 'a number', str: 'text', tuple: 'whole numbers with commas between'}
+
+
+def load_config(reference: str, overrides: dict[str, str]) -> ConfigDict:
+    """The checked configuration of `reference`, a Python file's path with optional `:name=value,…`, with `overrides`.
+
+    Args:
+      reference: e.g. `configs/fer2013.py:attention=both,groups=4`; a path that is not there is tried beside the package.
+      overrides: dotted field → text, applied last.
+
+    Raises:
+      InputError: no such file, or one of several configurations; an unknown field or argument, or a value that does not fit.
+    """
+    variants = load_variants(reference, overrides)
+    if len(variants) > 1:
+        raise InputError(f'--config {reference} holds {len(variants)} configurations ({", ".join(variants)}), which `sweep` runs')
+    return next(iter(variants.values()))
+
+
+def load_variants(reference: str, overrides: dict[str, str]) -> dict[str, ConfigDict]:
+    """Name → checked configuration of every one that the file holds: its `get_configs()`, or its one `get_config()`.
+
+    The arguments, overrides and errors are those of `load_config`, and apply to each.
+    """
+    path_text, _, arguments = reference.partition(':')
+    module = load_module(path_text)
+    try:
+        found = list(module.get_configs()) if hasattr(module, 'get_configs') else [module.get_config()]
+        names = [config.name for config in found]
+    except InputError:
+        raise
+    except Exception as error:  # whatever the user's file does wrong
+        raise InputError(f'--config {path_text}: {type(error).__name__}: {error}') from None
+    if len(set(names)) < len(names) or not names:
+        raise InputError(f'--config {path_text}: get_configs() must give configurations, each with a name of its own, not {names}')
+    for config in found:
+        apply_arguments(config, arguments)
+        for field, text in overrides.items():
+            set_field(config, field, text)
+        check_config(config)
+    return dict(zip(names, found, strict=True))
+
+
+def load_module(path_text: str) -> ModuleType:
+    """The Python file at a path, or at that path beside the package.
+
+    Raises:
+      InputError: no such file, or what it does wrong.
+    """
+    path = pathlib.Path(path_text)
+    if not path.is_file():
+        path = pathlib.Path(__file__).parent.parent.parent / path_text
+    if not path.is_file():
+        raise InputError(f'--config {path_text}: no such file; those of the project are in configs/')
+    spec = importlib.util.spec_from_file_location(f'fer_jax_config_{path.stem}', path)
+    if spec is None:
+        raise InputError(f'--config {path_text}: not a Python file')
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except InputError:
+        raise
+    except Exception as error:  # whatever the user's file does wrong
+        raise InputError(f'--config {path_text}: {type(error).__name__}: {error}') from None
+    return module
+
+
+def apply_arguments(config: ConfigDict, arguments: str) -> None:
+    """Sets what `name=value,name=value` says, by the short names of ARGUMENTS."""
+    for argument in filter(None, arguments.split(',')):
+        name, equals, text = argument.partition('=')
+        if name not in ARGUMENTS:
+            raise unknown('config argument', name, ARGUMENTS)
+        if not equals:
+            raise InputError(f'config argument {name!r} has no value; write {name}=…')
+        set_field(config, ARGUMENTS[name], text)
+
+
+def fields(config: ConfigDict) -> dict[str, Any]:
+    """Dotted name → value (a FieldReference where None is allowed) of every field."""
+    flat = {}
+    for key, value in config.items(preserve_field_references=True):
+        flat |= {f'{key}.{name}': leaf for name, leaf in fields(value).items()} if isinstance(value, ConfigDict) else {key: value}
+    return flat
+
+
+def set_field(config: ConfigDict, field: str, text: str) -> None:
+    """Sets one dotted field from text, by the type that its default has.
+
+    Raises:
+      InputError: no such field (the nearest is named), or text that is not of the field's type.
+    """
+    known = fields(config)
+    if field not in known:
+        raise unknown('config field', field, known)
+    may_be_none = isinstance(known[field], FieldReference)
+    kind = known[field].get_type() if may_be_none else type(known[field])
+    group, _, name = field.rpartition('.')
+    owner = config[group] if group else config
+    if may_be_none and text.lower() in ('none', ''):
+        owner[name] = None
+        return
+    try:
+        owner[name] = parse_value(kind, text)
+    except ValueError:
+        raise InputError(f'config field {field}={text!r}: not {KINDS[kind]}{" or none" if may_be_none else ""}') from None
+
+
+def parse_value(kind: type, text: str) -> Any:
+    """`text` as a bool, int, float, str or tuple of ints; ValueError when it is none."""
+    if kind is bool:
+        words = {'true': True, 'false': False, '1': True, '0': False, 'yes': True, 'no': False}
+        if text.lower() not in words:
+            raise ValueError(text)
+        return words[text.lower()]
+    if kind is tuple:
+        return tuple(int(part) for part in text.strip('()').split(',') if part.strip())
+    return kind(text)
+
+
+def check_config(config: ConfigDict) -> None:
+    """Checks every field's value and what the fields must be to one another.
+
+    Raises:
+      InputError: the field, its value and what would do.
+    """
+    known = values(config)
+    for field, choices in CHOICES.items():
+        if known[field] not in choices:
+            raise unknown(f'value of {field}', known[field], choices)
+    for field, (low, high) in BOUNDS.items():
+        if known[field] is not None and not low <= known[field] <= high:
+            raise InputError(f'config field {field}={known[field]}: must lie between {low} and {high}')
+    check_network(config.network)
+    if config.augment.mixup and config.augment.cutmix:
+        raise InputError('augment.mixup and augment.cutmix are both on: one of them must be 0')
+    if config.data.folds == 1 or config.data.fold >= max(config.data.folds, 1):
+        raise InputError(
+            f'data.fold={config.data.fold} of data.folds={config.data.folds}: 0 folds, or at least 2 and a fold below their number'
+        )
+    if config.data.dataset != 'toyfaces' and config.data.path is None:
+        raise InputError(f'{config.data.dataset} needs the path of its file or folder: --config.data.path=…')
+
+
+def check_network(network: ConfigDict) -> None:
+    """The blocks' widths, strides and groups must fit one another."""
+    if len(network.blocks) != len(network.strides) or not network.blocks:
+        raise InputError(f'network.blocks has {len(network.blocks)} widths and network.strides {len(network.strides)}: one a block in each')
+    if len(network.blocks) > MOST_BLOCKS:
+        raise InputError(f'network.blocks has {len(network.blocks)} widths: at most {MOST_BLOCKS}')
+    if any(stride not in (1, 2) for stride in network.strides):
+        raise InputError(f'network.strides={tuple(network.strides)}: each must be 1 or 2')
+    inputs = (network.stem, *network.blocks[:-1])
+    for number, width in enumerate(inputs, start=1):
+        if width < 2 or width % 2:
+            raise InputError(f'block {number} gets {width} channels, which do not split into two halves; an even number would')
+        groups = network.shuffle_groups
+        if groups is not None and (groups < 1 or width % groups):
+            raise InputError(f'network.shuffle_groups={groups} does not divide the {width} channels of block {number}')
+    if network.blocks[-1] < 1:
+        raise InputError(f'network.blocks ends in {network.blocks[-1]}: at least 1 channel')
+    if network.zero_last_gamma and not network.residual:
+        raise InputError('network.zero_last_gamma=true without network.residual=true: the paths would stay silent')
+    if network.stochastic_depth and not network.shortcut:
+        raise InputError('network.stochastic_depth without network.shortcut=true: nothing would pass a block that is left out')
+    if network.zero_last_gamma and network.preactivation:
+        raise InputError('network.zero_last_gamma=true with network.preactivation=true: such paths do not end in batch norm')
+
+
+def values(config: ConfigDict) -> dict[str, Any]:
+    """Dotted name → plain value of every field."""
+    return {field: value.get() if isinstance(value, FieldReference) else value for field, value in fields(config).items()}
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """`field: old → new` for every field in which two configurations differ."""
+    before, after = values(old), values(new)
+    return [f'{field}: {before[field]} → {after[field]}' for field in before if before[field] != after[field]]
+
+
+def from_record(record: Any, where: str) -> ConfigDict:
+    """The checked configuration that `config.to_dict()` once wrote as JSON; fields it lacks keep their default.
+
+    Raises:
+      InputError: `where` holds a field that is unknown here, or a value of another type.
+    """
+    if not isinstance(record, dict):
+        raise InputError(f'{where}: no configuration, which would be an object of fields')
+    config = default_config()
+    known = fields(config)
+
+    def take(owner: ConfigDict, part: dict, prefix: str) -> None:
+        for key, value in part.items():
+            field = prefix + key
+            if isinstance(value, dict) and isinstance(owner.get(key), ConfigDict):
+                take(owner[key], value, f'{field}.')
+                continue
+            if field not in known:
+                raise InputError(f'{where}: {unknown("config field", field, known)}')
+            kind = known[field].get_type() if isinstance(known[field], FieldReference) else type(known[field])
+            value = tuple(value) if isinstance(value, list) else value
+            value = float(value) if kind is float and type(value) is int and abs(value) < 1 << 1000 else value
+            whole = kind is not tuple or isinstance(value, tuple) and all(type(each) is int for each in value)
+            if (type(value) is not kind or not whole) and not (value is None and isinstance(known[field], FieldReference)):
+                raise InputError(f'{where}: config field {field}={value!r} is not {KINDS[kind]}')
+            owner[key] = value
+
+    take(config, record, '')
+    check_config(config)
+    return config

@@ -1,0 +1,270 @@
+"""Processes and devices: how many, how they start and agree, the mesh over them, and how arrays lie on it."""
+
+import contextlib
+import hashlib
+import itertools
+import logging
+import os
+import pathlib
+import platform
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from fer_jax.core.errors import Diverged, InputError, Interrupted, NotSaved, ToldElsewhere
+
+DATA = 'data'  # the mesh axis that shares a batch
+REPLICA = 'replica'  # the mesh axis that shares out runs which differ in their seed only
+LOST_SECONDS = 60  # without a sign of life, after which a process is taken to be lost; most losses are seen at once, by a closed connection
+MESSAGE_BYTES = 1000  # of an error that processes tell one another
+
+Outcome = TypeVar('Outcome')
+
+
+def start(cpu_devices: int) -> None:
+    """Splits the CPU into virtual devices; to be called before JAX first looks at its devices.
+
+    XLA runs a convolution's weight gradient on one thread, so sharing the batch over as many devices as there are
+    cores is what fills a CPU. Other platforms ignore it. 0 takes what JAX was told (JAX_NUM_CPU_DEVICES), else the cores, at most 8.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    if cpu_devices or jax.config.jax_num_cpu_devices < 1:
+        jax.config.update('jax_num_cpu_devices', cpu_devices or min(cores, 8))
+    keep_compiled_programs()
+
+
+def connect(how: str, processes: int | None, process: int | None, seconds: int) -> None:
+    """Makes this process one of several that run the same program, by JAX's own distributed runtime; to be called right after `start`.
+
+    Args:
+      how: `off`; `auto` for what JAX finds by itself (a TPU pod, SLURM, Open MPI, Kubernetes); or HOST:PORT of process 0.
+      processes: how many there must be; may be None with `auto`, which then takes what it finds.
+      process: this one's number, from 0; None with `auto`.
+      seconds: to wait for the others. After that one line is printed and the process ends with exit code 1.
+
+    Raises:
+      InputError: `auto` where JAX finds nothing; another number of processes than `processes`; or arguments that do not fit together.
+    """
+    if how == 'off':
+        if processes not in (None, 1):
+            raise InputError(f'--processes={processes} needs --distributed=auto or --distributed=HOST:PORT')
+        return
+    explicit = how != 'auto'
+    if explicit and (not how.rpartition(':')[0] or not how.rpartition(':')[2].isdecimal()):
+        raise InputError(f'--distributed={how} is none of off, auto and HOST:PORT')
+    if explicit and (processes is None or process is None or not 0 <= process < processes):
+        raise InputError(f'--distributed={how} needs --processes=N and --process-id=K with K from 0 to N - 1')
+    waiting = threading.Timer(seconds, give_up, (how, processes, process, seconds))
+    waiting.daemon = True
+    waiting.start()
+    # JAX itself would end the process with a stack trace; its patience is longer, so that ours ends first.
+    patience = {'initialization_timeout': seconds + 60, 'heartbeat_timeout_seconds': LOST_SECONDS, 'shutdown_timeout_seconds': LOST_SECONDS}
+    try:
+        jax.distributed.initialize(how if explicit else None, processes if explicit else None, process, **patience)
+        keep_stdout_to_python()
+        multihost_utils.sync_global_devices('start')
+        meet_on_all_devices()
+    except (ValueError, RuntimeError) as error:
+        if explicit:
+            raise InputError(f'--distributed={how}: {first_line(error)}') from None
+        reason = 'JAX finds no TPU pod, SLURM, Open MPI or Kubernetes here' if 'should be defined' in str(error) else first_line(error)
+        raise InputError(f'--distributed=auto: {reason}; --distributed=HOST:PORT --processes=N --process-id=K says it all') from None
+    finally:
+        waiting.cancel()
+    if processes is not None and jax.process_count() != processes:
+        raise InputError(f'--processes={processes}, but {jax.process_count()} were started')
+
+
+def meet_on_all_devices() -> None:
+    """One sum over all devices of all processes, which makes the connections between them while all are here.
+
+    Left to the first step they would have 30 s on CPU, and one process may compile that much longer than another.
+    """
+    everywhere = jax.make_mesh((jax.device_count(),), (DATA,))
+    ones = jax.make_array_from_callback((jax.device_count(),), NamedSharding(everywhere, PartitionSpec(DATA)), lambda _: np.ones(1))
+    jax.block_until_ready(jax.jit(jnp.sum, out_shardings=NamedSharding(everywhere, PartitionSpec()))(ones))
+
+
+def give_up(how: str, processes: int | None, process: int | None, seconds: int) -> None:
+    """Ends the process, whose main thread waits in JAX for others that do not come."""
+    who = 'this process' if process is None else f'process {process} of {processes}'
+    where = 'the coordinator, process 0' if how == 'auto' else how
+    print(f'error: {who} waited {seconds} s for all the others at {where}; are all started, and can this host reach it?', file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what a library says, cut to a length that can be read."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def keep_stdout_to_python() -> None:
+    """From now on only Python writes to standard output, and what C++ says there is lost: each process tells of each connection."""
+    sys.stdout.flush()
+    ours = os.fdopen(os.dup(1), 'w', buffering=1)
+    with open(os.devnull, 'w') as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    sys.stdout = ours
+
+
+def is_lead() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return jax.process_index() == 0
+
+
+def agreed(action: Callable[[], Outcome]) -> Outcome:
+    """What `action` returns; where it raises InputError in any process, all raise the first one's: nobody waits for who is gone.
+
+    Raises:
+      InputError: of the first process that raised it, which is named where it is not the lead.
+    """
+    outcome, failure = None, None
+    try:
+        outcome = action()
+    except InputError as error:
+        if error.everywhere:  # told to all by an `agreed` inside this one
+            raise
+        failure = error
+    if jax.process_count() == 1:
+        if failure:
+            raise failure
+        return outcome
+    told = str(failure or '').encode()[:MESSAGE_BYTES].ljust(MESSAGE_BYTES, b'\0')
+    told = multihost_utils.process_allgather(np.frombuffer(told, np.uint8)).reshape(-1, MESSAGE_BYTES)
+    for process, message in enumerate(told):
+        if message.any():
+            text = bytes(message).rstrip(b'\0').decode(errors='ignore')
+            error = (InputError if is_lead() else ToldElsewhere)(text if process == 0 else f'process {process}: {text}')
+            error.everywhere = True
+            raise error
+    return outcome
+
+
+def as_lead_sees(flag: bool) -> bool:
+    """The lead's `flag`, in every process."""
+    return flag if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.array(flag)))
+
+
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+    """Of several processes: ends this one at once when another is gone, or when it fails alone, instead of waiting for the others.
+
+    With exit code 75 in the first case, for the same command then goes on from the last checkpoint; in the second with 2 for wrong
+    input, such as a shard that one host alone finds damaged, and with 1 for anything else.
+    """
+    try:
+        yield
+    except BaseException as error:
+        together = isinstance(error, Diverged | Interrupted) or isinstance(error, InputError) and error.everywhere
+        if jax.process_count() == 1 or together:
+            raise
+        who, lost = f'process {jax.process_index()} of {jax.process_count()}', isinstance(error, jax.errors.JaxRuntimeError)
+        what = 'another process is gone; the same command goes on from the last checkpoint' if lost else type(error).__name__
+        text = f'error: {who}: {error}' if isinstance(error, InputError | NotSaved) else f'{who}: {what} ({first_line(error)})'
+        logging.getLogger('fer_jax.run').info(text)
+        print(text, file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(75 if lost else 2 if isinstance(error, InputError) else 1)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Yields a function that says whether SIGTERM or SIGINT has come; a second one acts as if nobody listened.
+
+    Of several processes each is to ask equally often: a signal to one of them then stops all at the same question. JAX
+    listens for SIGTERM there, and SIGINT is passed on as one.
+    """
+    several, seen, questions = jax.process_count() > 1, [], itertools.count(1)
+
+    def listen(number: int, frame: Any) -> None:
+        seen.append(number)
+        signal.signal(number, kept[number])
+        if several:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def stopped() -> bool:
+        return multihost_utils.reached_preemption_sync_point(next(questions)) if several else bool(seen)
+
+    kept = {number: signal.signal(number, listen) for number in ((signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT))}
+    try:
+        yield stopped
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def keep_compiled_programs() -> None:
+    """Compiled programs go to ~/.cache/fer_jax (or below XDG_CACHE_HOME), and a second start takes them from there.
+
+    Where JAX has been told a place, as by JAX_COMPILATION_CACHE_DIR, it stays. Programs for a CPU hold its instructions,
+    and a home folder may be shared by machines of several kinds, so each kind has a folder of its own.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
+        kind = hashlib.sha256(instruction_sets().encode()).hexdigest()[:12]
+        jax.config.update('jax_compilation_cache_dir', str(cache / 'fer_jax' / f'{platform.machine()}-{kind}'))
+
+
+def instruction_sets() -> str:
+    """What tells this CPU's kind from another's, as far as the system says."""
+    try:
+        lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(('flags', 'Features'))), platform.processor())
+
+
+def make_mesh(batch_size: int) -> Mesh:
+    """A mesh of one axis, 'data', over as many devices as divide `batch_size`, which is all of them where possible.
+
+    Raises:
+      InputError: on GPU and TPU, where leaving devices idle would be a waste that nobody sees; and with several processes, none of
+        which may be left out.
+    """
+    devices = jax.devices()
+    used = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+    if used < len(devices) and (devices[0].platform != 'cpu' or jax.process_count() > 1):
+        raise InputError(f'batch_size {batch_size} does not divide over {len(devices)} devices; a multiple of {len(devices)} would')
+    # linen modules fail under Explicit axes, the default.
+    return jax.make_mesh((used,), (DATA,), axis_types=(AxisType.Auto,), devices=devices[:used])
+
+
+def make_replica_mesh(batch_size: int, replicas: int) -> Mesh:
+    """A mesh of ('replica', 'data'): the devices are shared out over the replicas first, which need no word from each other.
+
+    Devices left over after that share each replica's batch, where they divide it.
+    """
+    devices = jax.devices()
+    apart = max(n for n in range(1, len(devices) + 1) if replicas % n == 0)
+    together = max(n for n in range(1, len(devices) // apart + 1) if batch_size % n == 0)
+    shape = (apart, together)
+    return jax.make_mesh(shape, (REPLICA, DATA), axis_types=(AxisType.Auto,) * 2, devices=devices[: apart * together])
+
+
+def whole(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array that every device of the mesh holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def replicate(mesh: Mesh, tree: Any) -> Any:
+    """The tree of host arrays as global arrays, whole on every device of the mesh."""
+    return jax.tree.map(lambda x: jax.make_array_from_callback(np.shape(x), whole(mesh), lambda index: np.asarray(x)[index]), tree)
+
+
+def settle(tree: Any) -> None:
+    """On CPU waits for the arrays of `tree`; elsewhere returns at once, so that calls queue up on the device.
+
+    Virtual CPU devices share one pool of as many threads as cores. With two programs in flight, one device of each may hold
+    a thread while it waits in a collective for its partner, which finds none left; XLA ends the process after 40 s.
+    """
+    if jax.default_backend() == 'cpu':
+        jax.block_until_ready(tree)

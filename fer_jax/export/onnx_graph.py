@@ -1,0 +1,153 @@
+"""A folded network as an ONNX file, its maps in channels-first order."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from fer_jax.data.views import CROP_SIDE
+from fer_jax.export.folded import MEAN, Graph, Node
+
+# The first that has Gelu; ONNX Runtime reads it since 1.17, of January 2024.
+OPSET, IR_VERSION = 20, 9
+# Channels that ONNX Runtime's kernels for maps work on together: where they are no multiple of it, some operations bring the maps into
+# the plain order and back.
+ALIGN = 16
+SIMPLE = {'relu': 'Relu', 'sigmoid': 'Sigmoid', 'softmax': 'Softmax'}
+
+
+class Writer:
+    """Collects the ONNX nodes and constants of a graph; node i's output is called t{i}, but for those in `names`."""
+
+    def __init__(self, names: dict[int, str]) -> None:
+        self.names = names
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, onnx.TensorProto] = {}
+        self.known: dict[tuple, str] = {}  # what a constant holds → its name
+
+    def name(self, number: int) -> str:
+        return self.names.get(number, f't{number}')
+
+    def constant(self, array: np.ndarray, name: str) -> str:
+        key = (array.dtype.name, array.shape, array.tobytes())
+        if key not in self.known:
+            self.known[key] = name
+            self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+        return self.known[key]
+
+    def emit(self, kind: str, inputs: Sequence[str], output: str, **attributes: object) -> str:
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
+        return output
+
+    def activated(self, node: Node, output: str, make: Callable[[str], str]) -> None:
+        """`make(name)` writes the operation whose output has that name; its activation, if any, goes behind it to `output`."""
+        if node.activation is None:
+            make(output)
+            return
+        x = make(f'{output}_linear')
+        match node.activation:
+            case 'leaky_relu':
+                self.emit('LeakyRelu', [x], output, alpha=0.01)
+            case 'gelu':
+                self.emit('Gelu', [x], output, approximate='tanh')
+            case 'silu':
+                self.emit('Mul', [x, self.emit('Sigmoid', [x], f'{output}_sigmoid')], output)
+            case name:
+                self.emit(SIMPLE[name], [x], output)
+
+    def write(self, number: int, node: Node, graph: Graph) -> None:
+        """One node of the graph."""
+        out = self.name(number)
+        inputs = [self.name(i) for i in node.inputs]
+        match node.kind:
+            case 'pixels':
+                self.pixels(inputs[0], out, graph.shape(node.inputs[0])[0])
+            case 'conv' | 'depthwise':
+                self.activated(node, out, lambda name: self.conv(inputs[0], node, name))
+            case 'affine':
+                ones = [self.constant(make(node.shape[-1:], np.float32), f'{out}_{make.__name__}') for make in (np.zeros, np.ones)]
+                parameters = [self.constant(node.kernel, f'{out}_scale'), self.constant(node.bias, f'{out}_shift'), *ones]
+                self.activated(node, out, lambda name: self.emit('BatchNormalization', [*inputs, *parameters], name, epsilon=0.0))
+            case 'add':
+                self.activated(node, out, lambda name: self.emit('Add', inputs, name))
+            case 'multiply':
+                if len(graph.shape(node.inputs[1])) == 1:
+                    inputs[1] = self.emit('Unsqueeze', [inputs[1], self.constant(np.array([2, 3]), 'places')], f'{out}_gate')
+                self.emit('Mul', inputs, out)
+            case 'halve':
+                # Of an odd side the last place is averaged with itself.
+                height, width = (side % 2 for side in graph.shape(node.inputs[0])[:2])
+                self.emit('AveragePool', inputs, out, kernel_shape=[2, 2], strides=[2, 2], pads=[0, 0, height, width])
+            case 'channels':
+                bounds = (node.start, node.start + node.shape[-1], 1)
+                limits = [
+                    self.constant(np.array([value]), f'{out}_{what}') for what, value in zip(('from', 'to', 'axis'), bounds, strict=True)
+                ]
+                self.emit('Slice', [*inputs, *limits], out)
+            case 'concat':
+                self.emit('Concat', inputs, out, axis=1)
+            case 'channel_mean' | 'channel_max':
+                kind = 'ReduceMean' if node.kind == 'channel_mean' else 'ReduceMax'
+                self.emit(kind, [*inputs, self.constant(np.array([1]), 'channels')], out)
+            case 'place_mean' | 'place_max':
+                kind = 'GlobalAveragePool' if node.kind == 'place_mean' else 'GlobalMaxPool'
+                self.emit('Flatten', [self.emit(kind, inputs, f'{out}_pooled')], out)
+            case 'dense' | 'project':
+                self.activated(node, out, lambda name: self.matmul(inputs[0], node, name))
+            case 'softmax':
+                self.emit('Softmax', inputs, out)
+
+    def pixels(self, faces: str, out: str, side: int) -> None:
+        first = (side - CROP_SIDE) // 2
+        bounds = (('from', [first] * 2), ('to', [first + CROP_SIDE] * 2), ('axes', [1, 2]))
+        crop = self.emit('Slice', [faces, *(self.constant(np.array(value), f'crop_{what}') for what, value in bounds)], 'crop')
+        grey = self.emit('Cast', [crop], 'grey', to=TensorProto.FLOAT)
+        centred = self.emit('Sub', [grey, self.constant(np.array(MEAN, np.float32), 'middle')], 'centred')
+        self.emit('Unsqueeze', [centred, self.constant(np.array([1]), 'channels')], out)
+
+    def conv(self, x: str, node: Node, out: str) -> str:
+        kernel = self.constant(node.kernel.transpose(3, 2, 0, 1), f'{out}_kernel')
+        size = node.kernel.shape[0]
+        group = node.shape[-1] if node.kind == 'depthwise' else 1
+        options = {'kernel_shape': [size] * 2, 'pads': [size // 2] * 4, 'strides': [node.stride] * 2, 'group': group}
+        bias = [self.constant(node.bias, f'{out}_bias')] if node.bias.any() else []
+        return self.emit('Conv', [x, kernel, *bias], out, **options)
+
+    def matmul(self, x: str, node: Node, out: str) -> str:
+        kernel = node.kernel
+        if node.kind == 'project':
+            x = self.emit('Flatten', [x], f'{out}_flat')
+            kernel = kernel.transpose(2, 0, 1, 3).reshape(-1, kernel.shape[3])
+        bias = [self.constant(node.bias, f'{out}_bias')] if node.bias.any() else []
+        return self.emit('Gemm', [x, self.constant(kernel, f'{out}_kernel'), *bias], out)
+
+
+def onnx_bytes(graph: Graph, metadata: dict[str, str]) -> bytes:
+    """A whole ONNX file of `graph`: faces (uint8 [n, 48, 48]) → logits, probabilities ([n, classes]), n open.
+
+    Args:
+      graph: of folded.fold, best with `align` of ALIGN.
+      metadata: written as the file's metadata_props.
+    """
+    last = len(graph.nodes) - 1
+    writer = Writer({0: 'faces', last - 1: 'logits', last: 'probabilities'})
+    for number, node in enumerate(graph.nodes):
+        writer.write(number, node, graph)
+    side, classes = graph.shape(0)[0], graph.shape(last)[0]
+    inputs = [helper.make_tensor_value_info('faces', TensorProto.UINT8, ['n', side, side])]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ['n', classes]) for name in ('logits', 'probabilities')]
+    body = helper.make_graph(writer.nodes, 'fer_jax', inputs, outputs, list(writer.constants.values()))
+    model = helper.make_model(body, opset_imports=[helper.make_opsetid('', OPSET)], ir_version=IR_VERSION, producer_name='fer_jax')
+    helper.set_model_props(model, metadata)
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
+
+
+def load_onnx(content: bytes) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """A file's predictions by ONNX Runtime, on a GPU where it has one: faces, uint8 [n, 48, 48] → logits, probabilities."""
+    import onnxruntime  # here: writing a file needs none
+
+    providers = [name for name in ('CUDAExecutionProvider', 'CPUExecutionProvider') if name in onnxruntime.get_available_providers()]
+    session = onnxruntime.InferenceSession(content, providers=providers)
+    return lambda faces: tuple(session.run(['logits', 'probabilities'], {'faces': faces}))

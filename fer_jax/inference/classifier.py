@@ -1,0 +1,160 @@
+"""Faces → probabilities of the classes, from Python: `from fer_jax import load, predict`."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType
+from jaxtyping import Float32, UInt8
+
+from fer_jax.core.errors import InputError, unknown
+from fer_jax.core.parallel import DATA, keep_compiled_programs
+from fer_jax.data.views import VIEWS
+from fer_jax.evaluation.evaluate import make_score
+from fer_jax.inference.faces import Box, Cut, make_detector, photo_of, whole
+from fer_jax.inference.sources import Shot, expand, is_camera, shots
+from fer_jax.model.baselines import make_any
+from fer_jax.runs.weights import nested, read_weights
+
+SHIPPED = 'fer2013-1.9m'
+BATCHES = (1, 8, 64)  # faces in a call, the last ones empty: each size is compiled once
+MOST_PIXELS = 1 << 25  # of the pictures that wait for a batch to fill
+
+
+@dataclasses.dataclass(frozen=True)
+class Face:
+    """One face in a picture, and what it is taken for."""
+
+    box: Box  # left, top, width, height in pixels of the picture, turned as its EXIF says
+    label: str  # the most probable class
+    probabilities: dict[str, float]  # of every class, in the order of the checkpoint
+    source: str  # the picture's file, or '' of an array
+    frame: int | None  # of a video, from 0
+    pixels: UInt8[np.ndarray, '48 48'] = dataclasses.field(repr=False, compare=False)  # what the network was given
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A network with its weights, compiled where it is first asked."""
+
+    name: str
+    class_names: tuple[str, ...]
+    views: str
+    sha256: str  # of the variables
+    score: Callable[..., Any] = dataclasses.field(repr=False)  # of evaluate.make_score, with the variables
+
+    def probabilities(self, faces: UInt8[np.ndarray, 'n 48 48']) -> Float32[np.ndarray, 'n classes']:
+        """The probability of each class for each face, by the one evaluation path.
+
+        Raises:
+          InputError: the network's output is not finite.
+        """
+        found = [np.zeros((0, len(self.class_names)), np.float32)]
+        for start in range(0, len(faces), BATCHES[-1]):
+            some = faces[start : start + BATCHES[-1]]
+            size = next(size for size in BATCHES if size >= len(some))
+            padded = np.pad(some, ((0, size - len(some)), (0, 0), (0, 0)))
+            _, log_probabilities, _ = self.score(padded, np.zeros(size, np.int32), np.zeros(size, np.float32))
+            found.append(np.exp(np.asarray(log_probabilities)[: len(some)]))
+        probabilities = np.concatenate(found)
+        if not np.isfinite(probabilities).all():
+            raise InputError(f'{self.name}: the network gives no finite output')
+        return probabilities
+
+
+def load(checkpoint: str | os.PathLike = SHIPPED, views: str = 'centre') -> Classifier:
+    """The classifier with the weights of that name or file, or of a run's best checkpoint.
+
+    Args:
+      views: `centre`, or `ten`: four corners, centre and their mirror images, their probabilities averaged.
+
+    Raises:
+      InputError: there are no such weights or views, or they are damaged.
+    """
+    if views not in VIEWS:
+        raise unknown('views', views, VIEWS)
+    keep_compiled_programs()
+    weights = read_weights(os.fspath(checkpoint))
+    network = make_any(weights.config.network, len(weights.class_names))
+    mesh = jax.make_mesh((1,), (DATA,), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+    variables = jax.device_put(nested(weights.variables), mesh.devices.item())
+    score = make_score(lambda variables, images: network.apply(variables, images, train=False), mesh, views)
+    return Classifier(weights.name, weights.class_names, views, weights.sha256, functools.partial(score, variables))
+
+
+@functools.lru_cache(maxsize=2)
+def loaded(checkpoint: str) -> Classifier:
+    return load(checkpoint)
+
+
+Picture = UInt8[np.ndarray, '...'] | str | os.PathLike
+
+
+def predict(
+    pictures: Picture | Sequence[Picture],
+    classifier: Classifier | str | os.PathLike = SHIPPED,
+    detect: bool = True,
+    detector_model: str | os.PathLike | None = None,
+) -> list[Face]:
+    """The faces in pictures and what they are taken for, picture by picture, in a picture from left to right.
+
+    Args:
+      pictures: one or a sequence of: arrays of bytes, [height, width] grey or [height, width, 3 or 4] RGB or RGBA; paths of image
+        files, videos, or folders of both. Of a picture without a face there is none in the list.
+      classifier: of `load`, or what that takes; the latter is loaded once.
+      detect: find faces, by OpenCV; if false each picture is one face, of which the largest centred square is taken.
+      detector_model: a YuNet file to find them with, in place of OpenCV's cascade.
+
+    Raises:
+      InputError: a picture that cannot be read, a video that breaks off, weights that are not there, or no OpenCV.
+    """
+    if not isinstance(classifier, Classifier):
+        classifier = loaded(os.fspath(classifier))
+    if isinstance(pictures, (str, os.PathLike, np.ndarray)):
+        pictures = [pictures]
+    detector = make_detector(detector_model) if detect else None
+
+    def look() -> Iterator[Shot]:
+        for picture in pictures:
+            if isinstance(picture, np.ndarray):
+                photo = photo_of(picture)
+                yield Shot('', None, photo, detector(photo) if detector else [whole(photo)])
+                continue
+            if is_camera(os.fspath(picture)):
+                raise InputError(f'{picture}: no such file or folder')
+            for file in expand(os.fspath(picture))[0]:
+                yield from shots(file, detector)
+
+    return [face for _, faces in classify(look(), classifier) for face in faces]
+
+
+def classify(pictures: Iterable[Shot], classifier: Classifier, wait: bool = True) -> Iterator[tuple[Shot, list[Face]]]:
+    """Each picture with its faces, in order. With `wait`, pictures are held back until their faces fill a batch or they take much
+    memory; a camera's are not to wait."""
+    waiting: list[Shot] = []
+    for picture in pictures:
+        waiting.append(picture)
+        faces = sum(len(each.cuts) for each in waiting)
+        # The middle size of call is nearly as fast as the largest, and somebody may be watching a video.
+        enough = BATCHES[-1] if picture.frame is None else BATCHES[len(BATCHES) // 2]
+        if not wait or faces >= enough or sum(each.photo.size // 3 for each in waiting) >= MOST_PIXELS:
+            yield from named(waiting, classifier)
+            waiting = []
+    yield from named(waiting, classifier)
+
+
+def named(pictures: list[Shot], classifier: Classifier) -> Iterator[tuple[Shot, list[Face]]]:
+    """The pictures with their faces, all in one call."""
+    cuts: list[Cut] = [each for picture in pictures for each in picture.cuts]
+    pixels = np.stack([each.pixels for each in cuts]) if cuts else np.zeros((0, 48, 48), np.uint8)
+    probabilities = iter(classifier.probabilities(pixels))
+    for picture in pictures:
+        faces = []
+        for each in picture.cuts:
+            found = dict(zip(classifier.class_names, next(probabilities).tolist(), strict=True))
+            faces.append(Face(each.box, max(found, key=found.get), found, picture.source, picture.frame, each.pixels))
+        yield picture, faces

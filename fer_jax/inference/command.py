@@ -1,0 +1,195 @@
+"""`python -m fer_jax predict`: pictures, folders, videos and cameras → a table, files, and pictures with what was found."""
+
+import contextlib
+import csv
+import dataclasses
+import functools
+import io
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from fer_jax.core import parallel
+from fer_jax.core.errors import InputError, printable
+from fer_jax.core.files import open_atomic
+from fer_jax.inference.classifier import Classifier, Face, classify, load
+from fer_jax.inference.display import Display
+from fer_jax.inference.faces import make_detector
+from fer_jax.inference.sources import Footage, Shot, expand, is_camera, is_video_name, shots
+
+DIGITS = 6  # of a probability, as predictions.csv of an evaluation has
+
+Record = Callable[[Face], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """Where the findings go beside the terminal."""
+
+    json: pathlib.Path | None = None
+    csv: pathlib.Path | None = None
+    annotated: pathlib.Path | None = None  # a folder
+
+
+def predict_sources(
+    sources: Sequence[str], checkpoint: str, views: str, detect: bool, detector_model: pathlib.Path | None, outputs: Outputs
+) -> int:
+    """Looks at all sources. One that cannot be read is told in a line, and the rest carried on.
+
+    Args:
+      sources: image files, videos, folders of both, numbers of cameras.
+      checkpoint, views: as of classifier.load.
+      detect, detector_model: as of classifier.predict.
+
+    Returns:
+      The exit code: 0; 2 if a source could not be read, or not to its end; 130 if a signal came. Whatever it is, what was found is
+      written. A camera is ended by a signal, which is no fault.
+
+    Raises:
+      InputError: there are no such weights, no OpenCV, or a file cannot be written.
+    """
+    problems: list[str] = []
+    names = find(sources, problems)
+    detector = make_detector(detector_model) if detect else None
+    classifier = load(checkpoint, views)
+    footage: dict[str, Footage] = {}
+    cameras = [name for name in names if is_camera(name)]
+    last = ''
+    with contextlib.ExitStack() as stack:
+        records = stack.enter_context(open_records(outputs, classifier, problems))
+        targets = annotated_files(names, outputs.annotated) if outputs.annotated else {}
+        stopped = stack.enter_context(parallel.stop_signals())
+        display = Display(list(names), classifier.class_names, footage, targets, cropped=not detect)
+        stack.enter_context(contextlib.closing(display))
+
+        def look() -> Iterator[Shot]:
+            nonlocal last
+            for name in names:
+                try:
+                    for shot in shots(name, detector, functools.partial(footage.__setitem__, name)):
+                        last = name
+                        yield shot
+                        if stopped():
+                            return
+                except InputError as error:
+                    display.clear()
+                    tell(error, problems)
+
+        for shot, faces in classify(look(), classifier, wait=not cameras):
+            display.show(shot, faces)
+            for face in faces:
+                records(face)
+    display.sum_up(len(problems))
+    written = [str(path) for path in (outputs.json, outputs.csv) if path] + ([f'{outputs.annotated}/'] if targets else [])
+    if written:
+        print(f'→ {", ".join(written)}')
+    return 130 if stopped() and last not in cameras else 2 if problems else 0
+
+
+def tell(error: InputError, problems: list[str]) -> None:
+    problems.append(str(error))
+    print(f'error: {error}', file=sys.stderr, flush=True)
+
+
+def find(sources: Sequence[str], problems: list[str]) -> dict[str, str]:
+    """File or camera → its name below --annotated, of all sources, in order and each once; problems are told."""
+    names = {}
+    for source in sources:
+        try:
+            files, others = expand(source)
+        except InputError as error:
+            tell(error, problems)
+            continue
+        if others:
+            print(f'{printable(source)}: {others} of {others + len(files)} files are neither pictures nor videos and left alone')
+        for file in files:
+            names[file] = os.path.relpath(file, source) if os.path.isdir(source) else os.path.basename(file)
+    return names
+
+
+def annotated_files(names: Mapping[str, str], folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """File or camera → what it is written to, drawn upon: JPEG files as JPEG, other pictures as PNG, films as MP4.
+
+    Raises:
+      InputError: that would replace a source, or a folder cannot be made.
+    """
+    targets: dict[str, pathlib.Path] = {}
+    taken: set[pathlib.Path] = set()
+    inputs = {os.path.realpath(file) for file in names}
+    for file, name in names.items():
+        path = pathlib.Path(f'camera{name}' if is_camera(file) else name)
+        ending = '.mp4' if is_camera(file) or is_video_name(name) else path.suffix if path.suffix.lower() in ('.jpg', '.jpeg') else '.png'
+        wanted = path if path.suffix == ending else path.with_name(path.name + ending)
+        number, target = 1, folder / wanted
+        while target in taken:
+            number += 1
+            target = folder / wanted.with_name(f'{wanted.stem}-{number}{ending}')
+        if os.path.realpath(target) in inputs:
+            raise InputError(f'--annotated {folder}: that would replace {printable(str(target))}; choose another folder')
+        taken.add(target)
+        targets[file] = target
+    try:
+        for parent in {folder, *(target.parent for target in taken)}:
+            parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f'--annotated {folder}: {error.strerror}') from None
+    return targets
+
+
+@contextlib.contextmanager
+def open_records(outputs: Outputs, classifier: Classifier, problems: list[str]) -> Iterator[Record]:
+    """A function that adds a face to the files, which are there, whole, when the block ends without an error.
+
+    JSON is {checkpoint, sha256, views, classes, faces: […], problems: […]}, CSV a row for each face; both are written face by face.
+
+    Raises:
+      InputError: they cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        writers: list[Record] = []
+        for option, path, make in (('--json', outputs.json, json_writer), ('--csv', outputs.csv, csv_writer)):
+            if path is None:
+                continue
+            try:
+                file = stack.enter_context(open_atomic(path))
+            except OSError as error:
+                raise InputError(f'{option} {path}: {error.strerror}') from None
+            writers.append(stack.enter_context(make(lambda text, file=file: file.write(text.encode()), classifier, problems)))
+
+        def record(face: Face) -> None:
+            for write in writers:
+                write(face)
+
+        yield record
+
+
+@contextlib.contextmanager
+def json_writer(put: Callable[[str], object], classifier: Classifier, problems: list[str]) -> Iterator[Record]:
+    about = {'checkpoint': classifier.name, 'sha256': classifier.sha256, 'views': classifier.views, 'classes': classifier.class_names}
+    put(json.dumps(about)[:-1] + ', "faces": [')
+    separators = iter(['\n'])
+
+    def write(face: Face) -> None:
+        probabilities = {name: round(probability, DIGITS) for name, probability in face.probabilities.items()}
+        record = {'source': face.source, 'frame': face.frame, 'box': face.box._asdict(), 'label': face.label}
+        put(next(separators, ',\n') + json.dumps(record | {'probabilities': probabilities}))
+
+    yield write
+    put(f'\n], "problems": {json.dumps(problems)}}}\n')
+
+
+@contextlib.contextmanager
+def csv_writer(put: Callable[[str], object], classifier: Classifier, problems: list[str]) -> Iterator[Record]:
+    def line(values: Sequence[object]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator='\n').writerow(values)
+        put(text.getvalue())
+
+    line(['source', 'frame', 'left', 'top', 'width', 'height', 'label', *classifier.class_names])
+
+    def write(face: Face) -> None:
+        line([printable(face.source), face.frame, *face.box, face.label, *(f'{p:.{DIGITS}f}' for p in face.probabilities.values())])
+
+    yield write

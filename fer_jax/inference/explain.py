@@ -1,0 +1,269 @@
+"""Pictures of what a network looks at: in the faces of photographs, and in those of each class of a data set."""
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from fer_jax.core import parallel
+from fer_jax.core.config import check_config, load_config, set_field
+from fer_jax.core.errors import InputError, unknown
+from fer_jax.core.files import write_atomic
+from fer_jax.data.load import load
+from fer_jax.data.schema import Dataset
+from fer_jax.data.views import CROP_SIDE
+from fer_jax.evaluation.figures import gates_png, in_few_colours, shortened, to_png
+from fer_jax.evaluation.pictures import attention
+from fer_jax.inference.faces import Cut, Detector
+from fer_jax.inference.saliency import grad_cam, occlusion
+from fer_jax.inference.sources import expand, is_camera, is_video_name, shots
+from fer_jax.model.baselines import make_any
+from fer_jax.runs.weights import Weights, nested, read_weights
+from fer_jax.training.score import canonical_split
+
+FINE, COARSE = 2, 4  # pixels from one place of the hiding square to the next: in a face of a photograph, and for means of many faces
+SAMPLE = 48  # faces of a class that its means are of
+SHOWN = 6  # of them in the picture of one class
+MOST_FACES = 24  # of a photograph that are shown
+
+
+class Model(NamedTuple):
+    """A network with its variables, and what it tells apart."""
+
+    name: str
+    network: nn.Module
+    variables: dict[str, Any]
+    class_names: tuple[str, ...]
+
+    def label(self, name: str) -> int:
+        if name not in self.class_names:
+            raise unknown('label', name, self.class_names)
+        return self.class_names.index(name)
+
+
+def make_model(weights: Weights) -> Model:
+    parallel.keep_compiled_programs()
+    return Model(weights.name, make_any(weights.config.network, len(weights.class_names)), nested(weights.variables), weights.class_names)
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """What is known of the centre crops of some faces. Every map covers its whole crop, however few places it has."""
+
+    crops: UInt8[np.ndarray, 'n side side']
+    probabilities: Float[np.ndarray, 'n classes']
+    attention: Float[np.ndarray, 'n height width'] | None  # the spatial one, in 0..1; None where the network has none
+    gates: Float[np.ndarray, 'n channels'] | None  # the channel attention, likewise
+    grad_cam: Float[np.ndarray, 'n rows columns']
+    occlusion: Float[np.ndarray, 'n places places']
+
+    def take(self, index: Any) -> 'Explanation':
+        """That of the faces at `index`."""
+        return Explanation(**{name: None if part is None else part[index] for name, part in vars(self).items()})
+
+    def mean(self) -> 'Explanation':
+        """That of the mean face, as one. Of each Grad-CAM the share of its largest value counts, for it has no scale."""
+        strength = np.maximum(self.grad_cam.max((1, 2), keepdims=True), 1e-12)
+        parts = vars(self) | {'grad_cam': self.grad_cam / strength}
+        means = {name: None if part is None else part.mean(0, keepdims=True).astype(part.dtype) for name, part in parts.items()}
+        return Explanation(**means)
+
+
+def centre_crops(faces: UInt8[np.ndarray, 'n 48 48']) -> UInt8[np.ndarray, 'n crop crop']:
+    """What the network sees of each face."""
+    margin = (faces.shape[1] - CROP_SIDE) // 2
+    return faces[:, margin : margin + CROP_SIDE, margin : margin + CROP_SIDE]
+
+
+def joined(parts: Sequence[Explanation]) -> Explanation:
+    """All of them as one."""
+    arrays = {name: [vars(part)[name] for part in parts] for name in vars(parts[0])}
+    return Explanation(**{name: None if found[0] is None else np.concatenate(found) for name, found in arrays.items()})
+
+
+def explain(model: Model, faces: UInt8[np.ndarray, 'n 48 48'], label: int | None, stride: int) -> Explanation:
+    """What `model` looks at in the faces. Grad-CAM and occlusion ask about `label`, by default about the class predicted for each.
+
+    Args:
+      stride: pixels from one place of the hiding square to the next.
+    """
+    crops = centre_crops(faces)
+    labels = None if label is None else np.full(len(faces), label)
+    logits, cams = jax.device_get(grad_cam(model.network, model.variables, crops, labels))
+    hidden = occlusion(model.network, model.variables, crops, logits.argmax(-1) if labels is None else labels, stride)
+    maps, gates = attention(model.network, model.variables, faces)
+    return Explanation(crops, np.asarray(nn.softmax(logits)), maps, gates, cams, hidden)
+
+
+def explain_photographs(source: str, photographs: Sequence[str], label: str | None, out: pathlib.Path, detector: Detector | None) -> int:
+    """`python -m fer_jax explain IMAGE…`: writes a picture for each photograph, a row for each of its faces.
+
+    Args:
+      source: as of weights.find_weights.
+      label: the class that Grad-CAM and occlusion ask about; None asks about the one that each face is taken for.
+      detector: finds the faces; without one each photograph is a face.
+
+    Returns:
+      The exit code: 0, or 2 if a photograph could not be read, which is told; the others are explained all the same.
+
+    Raises:
+      InputError: weights that are not there, an unknown label, no such photograph, or a folder that cannot be made.
+    """
+    model = make_model(read_weights(source))
+    asked = None if label is None else model.label(label)
+    paths = [path for photograph in photographs for path in expand(photograph)[0]]
+    moving = [path for path in paths if is_camera(path) or is_video_name(path)]
+    if moving:
+        raise InputError(f'{moving[0]}: explain takes photographs, not a video or a camera')
+    make_folder(out)
+    code = 0
+    for path, name in zip(paths, distinct([pathlib.PurePath(path).stem for path in paths]), strict=True):
+        try:
+            ((_, _, _, cuts),) = shots(path, detector)
+        except InputError as error:
+            print(f'error: {error}', file=sys.stderr, flush=True)
+            code = 2
+            continue
+        if not cuts:
+            print(f'{path}: no face found; --no-detect takes the whole of it as one')
+            continue
+        found = joined([explain(model, face[None], asked, FINE) for _, face in largest(cuts)])
+        captions = [caption(model, probabilities) for probabilities in found.probabilities]
+        about = 'what it is taken for' if label is None else f'“{label}”'
+        title = f'{pathlib.PurePath(path).name}, by {model.name}; Grad-CAM and occlusion ask about {about}'
+        write_atomic(out / f'{name}.png', explanation_png(found, captions, title))
+        print(f'{path}: {"; ".join(captions)} → {out / name}.png')
+    return code
+
+
+def explain_data(source: str, reference: str | None, overrides: dict[str, str], split: str, label: str | None, out: pathlib.Path) -> None:
+    """`python -m fer_jax explain` without photographs: `explain_classes` on the data of a configuration.
+
+    Args:
+      source: as of weights.find_weights.
+      reference: the configuration that names the data, `FILE[:NAME=VALUE,…]`; None takes that of the weights.
+      overrides: its fields → text.
+      split: train, validation, test, or the data set's own title.
+
+    Raises:
+      InputError: weights, data or a split that are not there, data of other classes, or as of `explain_classes`.
+    """
+    weights = read_weights(source)
+    config = load_config(reference, overrides) if reference else weights.config
+    for field, text in {} if reference else overrides.items():
+        set_field(config, field, text)
+    check_config(config)
+    model, dataset = make_model(weights), load(config.data)
+    if dataset.class_names != model.class_names:
+        raise InputError(f'{model.name} tells {", ".join(model.class_names)} apart; {dataset.name} has {", ".join(dataset.class_names)}')
+    explain_classes(model, dataset, canonical_split(dataset, split), label, out)
+
+
+def explain_classes(model: Model, dataset: Dataset, split: str, label: str | None, out: pathlib.Path) -> None:
+    """Writes the mean maps of each class of a split, and its channel weights.
+
+    With `label`, it is the maps of that class alone, with some of its faces. The means are of SAMPLE faces of each class, taken
+    evenly through the split (some twice where it has fewer).
+
+    Raises:
+      InputError: an unknown label, one without faces, or a folder that cannot be made.
+    """
+    faces, title = dataset.splits[split], f'{dataset.name} {dataset.split_titles[split]}'
+    asked = range(len(model.class_names)) if label is None else [model.label(label)]
+    asked = [each for each in asked if (faces.labels == each).any()]
+    if not asked:
+        raise InputError(f'{title} has no face that is {label}')
+    make_folder(out)
+    found = {}
+    for each in asked:
+        places = np.flatnonzero(faces.labels == each)
+        places = places[np.linspace(0, len(places) - 1, SAMPLE).round().astype(int)]
+        found[each] = explain(model, faces.images[places], each, COARSE)
+    means = [part.mean() for part in found.values()]
+    if label is None:
+        captions = [f'{shortened(model.class_names[each])}\nmean of {SAMPLE}' for each in asked]
+        pictures = {'class_means.png': explanation_png(joined(means), captions, f'{title}, by {model.name}')}
+        if means[0].gates is not None:
+            names = [model.class_names[each] for each in asked]
+            pictures['channel_gates.png'] = gates_png(np.concatenate([part.gates for part in means]), names)
+    else:
+        (part,) = found.values()
+        some = part.take(np.linspace(0, SAMPLE - 1, SHOWN).round().astype(int))
+        captions = [*(caption(model, each) for each in some.probabilities), f'mean of {SAMPLE}']
+        pictures = {f'class_{label}.png': explanation_png(joined([some, *means]), captions, f'{title}, {label}, by {model.name}')}
+    for name, png in pictures.items():
+        write_atomic(out / name, png)
+    print(f'→ {out}/ ({", ".join(pictures)})')
+
+
+def explanation_png(found: Explanation, captions: Sequence[str], title: str) -> bytes:
+    """A PNG with a row for each face: its crop, and the maps over it.
+
+    Attention and occlusion have one scale of colours for the whole picture, so that a map without contrast looks like one; a
+    Grad-CAM has its own, for its values compare with no other's.
+    """
+    from matplotlib.figure import Figure
+
+    strength = np.maximum(found.grad_cam.max((1, 2), keepdims=True), 1e-12)
+    most = max(float(np.abs(found.occlusion).max()), 1e-6)
+    columns = [('Grad-CAM', found.grad_cam / strength, 'inferno', 0.0, 1.0, 'share of its largest value')]
+    columns += [('occlusion', found.occlusion, 'RdBu_r', -most, most, 'probability lost where hidden')]
+    if found.attention is not None:
+        low, high = float(found.attention.min()), float(found.attention.max())
+        columns = [('spatial attention', found.attention, 'inferno', low, max(high, low + 1e-6), 'weight of the place'), *columns]
+    (rows, side), width = found.crops.shape[:2], 1 + len(columns)
+    extent = (0, side, side, 0)
+    figure = Figure(figsize=(1.9 * width + 0.6, 1.9 * rows + 1.3), dpi=80, layout='constrained')
+    places = figure.subplots(rows, width, squeeze=False)
+    for row, of_row in enumerate(places):
+        for place in of_row:
+            place.imshow(found.crops[row], cmap='gray', vmin=0, vmax=255, extent=extent, interpolation='nearest')
+            place.set_xticks([])
+            place.set_yticks([])
+        of_row[0].set_ylabel(captions[row], fontsize=9, parse_math=False)
+    places[0, 0].set_title('face', fontsize=10)
+    for column, (name, maps, colours, low, high, unit) in enumerate(columns, 1):
+        places[0, column].set_title(name, fontsize=10)
+        for place, one in zip(places[:, column], maps, strict=True):
+            over = place.imshow(one, cmap=colours, vmin=low, vmax=high, alpha=0.5, extent=extent, interpolation='nearest')
+        bar = figure.colorbar(over, ax=places[:, column], location='bottom', shrink=0.9, aspect=15, pad=0.01)
+        bar.solids.set_alpha(1)
+        bar.set_label(unit, fontsize=8)
+        bar.ax.tick_params(labelsize=7)
+    figure.suptitle(title, fontsize=9, parse_math=False, wrap=True)
+    return in_few_colours(to_png(figure))
+
+
+def caption(model: Model, probabilities: Float[np.ndarray, ' classes']) -> str:
+    """`happy 87 %`, what a face is taken for."""
+    return f'{shortened(model.class_names[probabilities.argmax()])} {100 * probabilities.max():.0f} %'
+
+
+def largest(cuts: Sequence[Cut]) -> list[Cut]:
+    """The MOST_FACES largest faces, in the order they come in."""
+    kept = sorted(range(len(cuts)), key=lambda i: -cuts[i].box.width * cuts[i].box.height)[:MOST_FACES]
+    return [cuts[i] for i in sorted(kept)]
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names, the second of a kind with -2 behind it, and so on."""
+    found: list[str] = []
+    for name in names:
+        number = 1
+        while (new := name if number == 1 else f'{name}-{number}') in found:
+            number += 1
+        found.append(new)
+    return found
+
+
+def make_folder(out: pathlib.Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f'--out {out}: {error.strerror}') from None

@@ -1,0 +1,114 @@
+"""Where a network looks, asked from outside: Grad-CAM by its gradient, occlusion by hiding a square of the face.
+
+Both are of any network whose layers are submodules; the attention maps that the paper's network makes itself are pictures.attention's.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Float32, Int, UInt8
+
+from fer_jax.data.views import normalise
+
+SMALLEST_MAP = 5  # places on a side of the map that Grad-CAM takes: the last maps, of 2×2, tell no places apart
+SQUARE = 8  # pixels on a side of the grey square, about an eye or half a mouth
+BATCH = 256  # crops in one call of occlusion
+
+
+def map_layers(network: nn.Module, variables: Any, side: int) -> dict[str, tuple[int, int, int]]:
+    """The network's direct submodules whose output is maps, in the order they run: name → (height, width, channels)."""
+    found: dict[str, tuple[int, int, int]] = {}
+
+    def note(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        y = call(*args, **kwargs)
+        if len(context.module.path) == 1 and context.method_name == '__call__' and y.ndim == 4:
+            found[context.module.path[0]] = y.shape[1:]
+        return y
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(lambda v, x: network.apply(v, x, train=False), variables, jnp.zeros((1, side, side, 1)))
+    return found
+
+
+def last_layer_with_places(found: dict[str, tuple[int, int, int]]) -> str:
+    """The last of `map_layers` with at least SMALLEST_MAP places on a side, or, where none has, the last of the largest."""
+    smallest = min(SMALLEST_MAP, max(min(shape[:2]) for shape in found.values()))
+    return [name for name, shape in found.items() if min(shape[:2]) >= smallest][-1]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def grad_cam(
+    network: nn.Module, variables: Any, crops: UInt8[Array, 'n side side'], labels: Int[Array, ' n'] | None = None
+) -> tuple[Float[Array, 'n classes'], Float[Array, 'n rows columns']]:
+    """Logits of the crops, and Grad-CAM of each for its class in `labels`, by default the predicted one.
+
+    The map is max(0, Σ_k α_k A_k) (Selvaraju et al., 2017, equations 1 and 2): A are the output maps of `last_layer_with_places`,
+    α_k the mean over the places of the gradient of the class's logit by A_k. Its numbers compare within a map, not between maps.
+    """
+    found = map_layers(network, variables, crops.shape[1])
+    layer = last_layer_with_places(found)
+
+    def shifted(shift: Array) -> tuple[Array, Array]:
+        """The logits with `shift` added to the layer's output, by which their gradient is the one by that output; and the output."""
+        outputs = []
+
+        def add(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+            y = call(*args, **kwargs)
+            if context.module.path != (layer,) or context.method_name != '__call__':
+                return y
+            outputs.append(y)
+            return y + shift.astype(y.dtype)
+
+        with nn.intercept_methods(add):
+            logits = network.apply(variables, normalise(crops), train=False)
+        (maps,) = outputs
+        return logits, maps.astype(jnp.float32)
+
+    logits, gradient_of, maps = jax.vjp(shifted, jnp.zeros((len(crops), *found[layer])), has_aux=True)
+    labels = logits.argmax(-1) if labels is None else labels
+    (gradient,) = gradient_of(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype))
+    return logits, nn.relu((gradient.mean((1, 2), keepdims=True) * maps).sum(-1))
+
+
+def occlusion(
+    network: nn.Module, variables: Any, crops: UInt8[np.ndarray, 'n side side'], labels: Int[np.ndarray, ' n'], stride: int
+) -> Float32[np.ndarray, 'n rows columns']:
+    """By how much a grey square of SQUARE pixels lowers the probability of each crop's class in `labels` (Zeiler & Fergus, 2014,
+    section 4.2).
+
+    At place (i, j) the square's centre is that of the (i, j)th `stride` × `stride` pixels; beyond the border it is cut off. Grey is
+    the crop's mean. Values are in -1..1: where one is below zero, what the square hides spoke against the class.
+
+    Args:
+      stride: a divisor of the side.
+    """
+    side = crops.shape[1]
+    steps = np.arange(side // stride, dtype=np.float32) * stride + stride / 2
+    nowhere = np.full((1, 2), np.inf, np.float32)  # the square hides nothing there
+    places = np.concatenate([nowhere, np.stack(np.meshgrid(steps, steps, indexing='ij'), -1).reshape(-1, 2)])
+    image, place = (index.ravel() for index in np.indices((len(crops), len(places))))
+    found = []
+    for start in range(0, len(image), BATCH):
+        # The last batch is filled up with copies, so that one size is compiled.
+        here = np.minimum(np.arange(start, start + BATCH), len(image) - 1)
+        found.append(jax.device_get(_hidden(network, variables, crops[image[here]], places[place[here]], labels[image[here]])))
+    found = np.concatenate(found)[: len(image)].reshape(len(crops), -1)
+    return (found[:, :1] - found[:, 1:]).reshape(len(crops), len(steps), len(steps))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _hidden(
+    network: nn.Module, variables: Any, crops: UInt8[Array, 'n side side'], centres: Float[Array, 'n 2'], labels: Int[Array, ' n']
+) -> Float32[Array, ' n']:
+    """The probability of each crop's label with the square around its centre (row, column in pixels) grey."""
+    pixels = jnp.arange(crops.shape[1]) + 0.5
+    rows, columns = (jnp.abs(pixels - centres[:, axis, None]) < SQUARE / 2 for axis in (0, 1))
+    views = jnp.where(rows[:, :, None] & columns[:, None, :], crops.mean((1, 2), keepdims=True), crops)
+    probabilities = nn.softmax(network.apply(variables, normalise(views), train=False))
+    return jnp.take_along_axis(probabilities, labels[:, None], 1)[:, 0]

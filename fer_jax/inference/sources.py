@@ -1,0 +1,142 @@
+"""What a user wants looked at, picture by picture: image files, folders of them, videos, cameras."""
+
+import os
+import pathlib
+import stat
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from fer_jax.core.errors import InputError, printable
+from fer_jax.data.archive import listing
+from fer_jax.data.images import FORMATS, MAX_FILE, decode_face, is_image_name
+from fer_jax.inference.faces import Cut, Detector, Photo, opencv, read_photo, whole
+
+VIDEO_ENDINGS = ('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.ts', '.mts', '.wmv', '.flv', '.ogv', '.3gp')
+# FFmpeg's names of those forms: it also knows play lists, which would make it open other files and addresses.
+DEMUXERS = 'mov,avi,matroska,mpeg,mpegts,asf,flv,ogg'
+MISSING = 0.02  # of a video's frames: so many less than it says are no fault, for some forms only estimate their number
+PATIENCE = 100  # frames in a row that cannot be decoded; then the rest is given up
+
+
+class Shot(NamedTuple):
+    """One picture, and the faces in it."""
+
+    source: str  # file, or number of a camera
+    frame: int | None  # of a video or camera, from 0
+    photo: Photo
+    cuts: list[Cut]
+
+
+class Footage(NamedTuple):
+    """What is known of a video before it is read; 0 is unknown."""
+
+    frames: int
+    rate: float  # frames a second
+
+
+def is_video_name(name: str) -> bool:
+    """Whether a file's ending is a video's."""
+    return name.lower().endswith(VIDEO_ENDINGS)
+
+
+def is_camera(source: str) -> bool:
+    """Whether it is a camera's number, and no file of that name."""
+    return source.isdecimal() and not os.path.exists(source)
+
+
+def expand(source: str) -> tuple[list[str], int]:
+    """The files that a source stands for, those of a folder sorted; and how many others the folder has.
+
+    Raises:
+      InputError: there is no such file or folder, or a folder holds nothing that could be read.
+    """
+    if is_camera(source) or os.path.isfile(source):
+        return [source], 0
+    if not os.path.isdir(source):
+        raise InputError(f'{printable(source)}: no such file or folder')
+    try:
+        names = [name for name in listing(source).files if not pathlib.PurePosixPath(name).name.startswith('.')]
+    except OSError as error:
+        raise InputError(f'{printable(source)}: cannot be read ({error.strerror})') from None
+    files = [os.path.join(source, name) for name in names if is_image_name(name) or is_video_name(name)]
+    if not files:
+        raise InputError(f'{printable(source)}: holds no picture and no video')
+    return files, len(names) - len(files)
+
+
+def shots(source: str, detect: Detector | None, started: Callable[[Footage], None] = lambda footage: None) -> Iterator[Shot]:
+    """The pictures of one file or camera, with their faces; without a detector each is one face.
+
+    Args:
+      started: is told of a video or camera that could be opened.
+
+    Raises:
+      InputError: it cannot be read, or ends before its end; what was read until then has been given.
+    """
+    if is_camera(source) or is_video_name(source):
+        yield from frames(source, detect, started)
+        return
+    name = printable(source)
+    try:
+        content = read_bytes(source)
+        photo = read_photo(content)
+        # decode_face once more, for it may read a large JPEG at a smaller size: these are the pixels that training has.
+        cuts = detect(photo) if detect else [Cut(whole(photo).box, decode_face(content))]
+    except InputError as error:
+        raise InputError(f'{name}: {readable(str(error))}') from None
+    yield Shot(source, None, photo, cuts)
+
+
+def readable(reason: str) -> str:
+    return f'not an image ({", ".join(FORMATS)} are read)' if reason == 'not an image' else printable(reason)
+
+
+def read_bytes(path: str) -> bytes:
+    """A regular file's content, or a little more than images.MAX_FILE of it.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+            raise InputError('not a regular file')
+        with open(path, 'rb') as file:
+            return file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise InputError(f'cannot be read ({error.strerror})') from None
+
+
+def frames(source: str, detect: Detector | None, started: Callable[[Footage], None]) -> Iterator[Shot]:
+    """The frames of a video or camera, one in memory at a time."""
+    camera = is_camera(source)
+    name = f'camera {source}' if camera else printable(source)
+    os.environ.setdefault('OPENCV_FFMPEG_CAPTURE_OPTIONS', f'format_whitelist;{DEMUXERS}')
+    cv2 = opencv('reading a camera' if camera else 'reading a video')
+    capture = cv2.VideoCapture(int(source)) if camera else cv2.VideoCapture(source, cv2.CAP_FFMPEG)
+    try:
+        if not capture.isOpened():
+            raise InputError(f'{name}: {"cannot be opened" if camera else "cut short, damaged, or no video of a known kind"}')
+        promised, rate = (max(0.0, float(np.nan_to_num(capture.get(field)))) for field in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
+        promised = 0 if camera else int(min(promised, 1e9))
+        started(Footage(promised, rate))
+        read = number = failed = inside = 0
+        # A frame that cannot be decoded takes one failed call, and the next may be good again.
+        while failed < (PATIENCE if number < promised else 1):
+            frame = capture.read()[1]
+            if frame is None:
+                failed += 1
+            else:
+                inside, failed, read = inside + failed, 0, read + 1
+                photo = np.ascontiguousarray(frame[..., ::-1])
+                yield Shot(source, number, photo, detect(photo) if detect else [whole(photo)])
+            number += 1
+        if camera:
+            raise InputError(f'{name}: gives no more pictures')
+        if read == 0:
+            raise InputError(f'{name}: no frame could be read')
+        if inside or promised - read > max(1, MISSING * promised):
+            raise InputError(f'{name}: {max(promised - read, inside)} of {promised} frames could not be read: cut short or damaged')
+    finally:
+        capture.release()

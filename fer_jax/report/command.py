@@ -1,0 +1,94 @@
+"""`python -m fer_jax report`: from the folders of runs to one page, with tables, figures and what may be said of differences."""
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from fer_jax.core.files import write_atomic
+from fer_jax.report.details import details, percent, spread, views_text
+from fer_jax.report.pages import Block, Heading, Items, Picture, to_csv, to_html, to_markdown
+from fer_jax.report.sections import count, difference_section, heroes, paper_table_2, paper_table_3, results_section
+from fer_jax.report.tables import Row, headline, make_rows, nearest_neighbour
+from fer_jax.runs.records import Run, find_runs, make_groups
+
+CSV_HEADER = (
+    'group', 'data', 'split', 'views', 'repeated_over', 'repetitions', 'images', 'accuracy', 'standard_deviation', 'seeds_low',
+    'seeds_high', 'images_low', 'images_high', 'macro_f1', 'balanced_accuracy', 'nll', 'calibration_error', 'one_nearest_neighbour',
+    'parameters', 'epochs', 'dedup', 'chosen_on', 'training_seconds',
+)  # fmt: skip
+
+
+def report(folders: Sequence[pathlib.Path], out: pathlib.Path | None = None) -> pathlib.Path:
+    """Writes report.html, report.md, report.csv, accuracy.png and, of the paper's networks, table2.md, and returns their folder.
+
+    Args:
+      folders: each a run, a sweep, or a folder with such somewhere below; runs of one name and configuration are one group.
+      out: folder of the files; default <first folder>/report.
+
+    Raises:
+      InputError: no run there, or a file of one that is not what it should be.
+    """
+    out = out or folders[0] / 'report'
+    runs, waiting = find_runs(folders)
+    groups, notes = make_groups(runs)
+    rows = make_rows(groups)
+    scored = [group for group in groups if any(row.group is group for row in rows)]
+    bare = [group for group in groups if not any(row.group is group for row in rows)]
+    notes += [f'{group.title}: no split that all of its runs were scored on' for group in bare]
+    heads = [headline(rows, group) for group in scored]
+    table2, table3 = paper_table_2(rows, heads), paper_table_3(heads)
+    blocks: list[Block] = [*heroes(rows, heads)]
+    if rows:
+        blocks += results_section(rows, heads)
+    if table2:
+        blocks += [Heading('Table 2, beside the paper'), *table2]
+    if table3:
+        blocks += [Heading('Table 3, beside the paper'), *table3]
+    blocks += difference_section(rows, heads)
+    if scored:
+        blocks += [Heading('Each in detail'), *(details(rows, head, is_open=len(heads) == 1) for head in heads)]
+    blocks += standing_section(runs, waiting, notes)
+    finished = sum(run.result is not None for run in runs)
+    title = f'Report on {", ".join(folder.resolve().name for folder in folders)}'
+    missing = len(runs) - finished + len(waiting)
+    subtitle = f'{count(finished, "finished run")} in {count(len(scored), "group")}; {count(missing, "run")} not finished.'
+    files: dict[str, str | bytes] = {block.file: block.png for block in blocks if isinstance(block, Picture) and block.file}
+    if table2:
+        files['table2.md'] = to_markdown('Table 2, beside the paper', subtitle, table2)
+    files |= {
+        'report.csv': to_csv(CSV_HEADER, [csv_row(row) for row in rows]),
+        'report.md': to_markdown(title, subtitle, blocks),
+        'report.html': to_html(title, subtitle, blocks),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_atomic(out / name, content)
+    for head in heads:
+        print(f'{head.group.title}: {head.title}, {views_text(head)}: {percent(head.mean)} % ({spread(head)})')
+    print(f'{subtitle}\n→ {out}/ ({", ".join(files)})')
+    return out
+
+
+def standing_section(runs: Sequence[Run], waiting: Sequence[str], notes: Sequence[str]) -> list[Block]:
+    """What is not in the tables, and why."""
+    unfinished = [f'{run.folder}: {run.state}' for run in runs if run.result is None]
+    blocks: list[Block] = []
+    if unfinished or waiting:
+        blocks += [Heading('Not finished'), Items([*unfinished, *waiting])]
+    if notes:
+        blocks += [Heading('Left out'), Items(list(notes))]
+    return blocks
+
+
+def csv_row(row: Row) -> list[object]:
+    """The cells of CSV_HEADER; shares in 0..1."""
+    runs = [run for unit in row.group.units for run in unit]
+    low, high = row.seeds_interval or (None, None)
+    return [
+        row.group.title, row.protocol['data'], row.title, row.views, row.group.kind, len(row.units), row.images, row.mean, row.deviation,
+        low, high, *row.images_interval, row.average('macro_f1'), row.average('balanced_accuracy'), row.average('nll'),
+        row.average('calibration_error'), nearest_neighbour(row.group) if row.split == 'test' else None, runs[0].result['parameters'],
+        runs[0].config.epochs, row.protocol['dedup'], row.protocol['chosen_on'],
+        float(np.mean([run.result['training_seconds'] for run in runs])),
+    ]  # fmt: skip

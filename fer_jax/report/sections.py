@@ -1,0 +1,254 @@
+"""A report's sections over all groups: the numbers to be seen first, all results, the paper's tables, and which differences are real."""
+
+from collections.abc import Sequence
+
+from fer_jax.evaluation.figures import Dots, accuracies_png
+from fer_jax.report.details import percent, protocol_line, repetitions, spread, views_text, weakest
+from fer_jax.report.pages import Block, Cell, Fold, Heading, Hero, Picture, Table, Text
+from fer_jax.report.tables import METHOD, PAPER_TABLE_2, PAPER_TABLE_3, Comparison, Row, comparable, compare, headline, nearest_neighbour
+
+RESULTS_REMARK = (
+    'Accuracy is the mean over seeds (or draws; a seed’s folds make one). “over seeds” is Student’s 95 % interval of that mean and '
+    'needs at least two; “of the images” is Wilson’s for one test set of this size, which seeds do not make larger. sd is the sample’s '
+    'standard deviation; NLL is in nats; ECE is the expected calibration error over 15 bins.'
+)
+
+
+def count(number: int, what: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f'{number} {what}{"" if number == 1 else "s"}'
+
+
+def interval(bounds: tuple[float, float] | None) -> str:
+    """`70.10 to 71.30`, in per cent; a dash for none."""
+    return '–' if bounds is None else f'{percent(bounds[0])} to {percent(bounds[1])}'
+
+
+def heroes(rows: Sequence[Row], heads: Sequence[Row]) -> list[Block]:
+    """Of each data set and protocol, the number of the group that is best on the validation split: the test chooses nothing."""
+    blocks = []
+    for family in comparable(heads):
+        chosen = {id(head): [row.mean for row in rows if row.group is head.group and row.split == 'validation'] for head in family}
+        best = max(family, key=lambda head: max(chosen[id(head)], default=0.0))
+        result, nearest = best.group.units[0][0].result, nearest_neighbour(best.group)
+        lines = [f'{best.group.title}: {result["parameters"]:,} parameters, {spread(best)}', protocol_line(best)]
+        if len(family) > 1:
+            chosen_on = best.protocol['chosen_on']
+            apart = f', not on {best.title}' if chosen_on != best.title else ', which is what it is scored on here'
+            lines.insert(1, f'of {len(family)} configurations the best on {chosen_on}{apart}')
+        over_seeds = f'over {best.over} {interval(best.seeds_interval)}; ' if best.seeds_interval else ''
+        lines.append(f'95 % interval: {over_seeds}for {best.images:,} test images {interval(best.images_interval)}')
+        if nearest is not None:
+            lines.append(f'nearest neighbour on raw pixels, for comparison: {percent(nearest)} %')
+        lines.append(weakest(best))
+        blocks.append(Hero(f'{percent(best.mean)} %', f'{best.protocol["data"]}, {best.title}, {views_text(best)}', lines))
+    return blocks
+
+
+def accuracy_picture(family: Sequence[Row], number: int) -> Picture:
+    """Every group's seeds, mean and interval on one scale."""
+    over_seeds = all(len(row.accuracies) > 2 for row in family)  # the interval of two seeds is wider than any picture
+    name = f'95 % interval over {family[0].over}' if over_seeds else '95 % interval of the test images'
+    intervals = [row.seeds_interval if over_seeds else row.images_interval for row in family]
+    dots = [Dots(row.group.title, row.accuracies, bounds, paper_accuracy(row)) for row, bounds in zip(family, intervals, strict=True)]
+    title = f'{family[0].protocol["data"]}, {family[0].title}, {views_text(family[0])}'
+    return Picture(accuracies_png(dots, title, name), f'Accuracy: {title}', 'accuracy.png' if number == 1 else f'accuracy-{number}.png')
+
+
+def paper_accuracy(row: Row) -> float | None:
+    """What the paper's Table 2 says of a row's network, in 0..1; None where it is on other data."""
+    if row.protocol['data'] != 'fer2013' or row.group.name not in PAPER_TABLE_2:
+        return None
+    return PAPER_TABLE_2[row.group.name][1] / 100
+
+
+def short_table(rows: Sequence[Row], family: Sequence[Row]) -> Table:
+    """A line for each group of `family`, its rows that say most, with the other splits and views in a column each."""
+    others = list(
+        dict.fromkeys((row.title, row.views) for row in rows if any(row.group is head.group and row is not head for head in family))
+    )
+    header = ['group', 'accuracy, %', 'sd', 'over seeds', 'of the images', 'macro F1, %', 'ECE, %']
+    lines: list[list[str | Cell]] = []
+    for head in family:
+        own = {(row.title, row.views): row for row in rows if row.group is head.group}
+        error = head.average('calibration_error')
+        lines.append([
+            Cell(f'{head.group.title}', 'strong'),
+            Cell(percent(head.mean), 'strong'),
+            '–' if head.deviation is None else percent(head.deviation),
+            interval(head.seeds_interval),
+            interval(head.images_interval),
+            percent(head.average('macro_f1'), 1),
+            '–' if error is None else percent(error, 1),
+            *(percent(own[key].mean) if key in own else '–' for key in others),
+            repetitions(head),
+            f'{head.group.units[0][0].result["parameters"]:,}',
+        ])  # fmt: skip
+    return Table([*header, *(f'{title}, {views}' for title, views in others), 'runs', 'parameters'], lines)
+
+
+def results_section(rows: Sequence[Row], heads: Sequence[Row]) -> list[Block]:
+    """Accuracy as a figure and a table for each data set and protocol, and every figure of every split and views folded up."""
+    blocks: list[Block] = [Heading('Results')]
+    for number, family in enumerate(comparable(heads), start=1):
+        blocks += [accuracy_picture(family, number), short_table(rows, family)]
+    return [*blocks, Text(RESULTS_REMARK, remark=True), Fold('Every split and views', [results_table(rows)])]
+
+
+def results_table(rows: Sequence[Row]) -> Table:
+    """Every row."""
+    header = ['group', 'split', 'views', 'runs', 'accuracy, %', 'sd', 'over seeds', 'of the images', 'macro F1, %', 'NLL', 'ECE, %']
+    nearest = {row.group.title: nearest_neighbour(row.group) for row in rows}
+    shows_nearest = any(each is not None for each in nearest.values())
+    lines = []
+    for row in rows:
+        main = row is headline(rows, row.group)
+        error = row.average('calibration_error')
+        line: list[str | Cell] = [
+            Cell(row.group.title, 'strong' if main else ''),
+            row.title,
+            row.views,
+            repetitions(row),
+            Cell(percent(row.mean), 'strong' if main else ''),
+            '–' if row.deviation is None else percent(row.deviation),
+            interval(row.seeds_interval),
+            interval(row.images_interval),
+            percent(row.average('macro_f1'), 1),
+            f'{row.average("nll"):.3f}',
+            '–' if error is None else percent(error, 1),
+            f'{row.group.units[0][0].result["parameters"]:,}',
+        ]
+        if shows_nearest:
+            value = nearest[row.group.title]
+            line.append(percent(value) if value is not None and row.split == 'test' else '–')
+        lines.append(line)
+    return Table([*header, 'parameters', *(['1\u2011NN, %'] if shows_nearest else [])], lines)
+
+
+def paper_table_2(rows: Sequence[Row], heads: Sequence[Row]) -> list[Block]:
+    """Table 2 with the paper's column beside ours, once for each kind of views; empty where no group has one of its names."""
+    ours = [head for head in heads if head.group.name in PAPER_TABLE_2]
+    if not ours:
+        return []
+    blocks: list[Block] = []
+    columns = ['network', 'paper, %', 'ours, %', 'sd', 'n', 'over seeds', 'of the images', 'ours − paper', 'parameters', 'epochs']
+    for views in sorted({row.views for row in rows}, reverse=True):
+        chosen = [row for row in rows if row.views == views and any(row.group is head.group and row.split == head.split for head in ours)]
+        lines: list[list[str | Cell]] = []
+        for name, (network, paper) in PAPER_TABLE_2.items():
+            own = [row for row in chosen if row.group.name == name]
+            if not own:
+                lines.append([network, f'{paper:.2f}', *['–'] * 8])
+            for row in own:
+                title = network if row.group.title == name else f'{network}: {row.group.title}'
+                told = paper_accuracy(row)
+                lines.append([
+                    title,
+                    f'{paper:.2f}',
+                    Cell(percent(row.mean), 'strong'),
+                    '–' if row.deviation is None else percent(row.deviation),
+                    str(len(row.units)),
+                    interval(row.seeds_interval),
+                    interval(row.images_interval),
+                    '–' if told is None else f'{100 * (row.mean - told):+.2f}',
+                    f'{row.group.units[0][0].result["parameters"]:,}',
+                    f'{row.group.units[0][0].config.epochs:g}',
+                ])  # fmt: skip
+        if chosen:
+            blocks += [Text(protocol_line(chosen[0])), Table(columns, lines)]
+    blocks.append(Text(TABLE_2_REMARK, remark=True))
+    if any(row.protocol['data'] != 'fer2013' for row in ours):
+        blocks.append(Text('Ours is not on FER2013 and cannot be compared with the paper.'))
+    return blocks
+
+
+TABLE_2_REMARK = (
+    'The paper gives one number a network, without seeds, and does not say whether it is of PrivateTest alone. With g=1 the shuffle is '
+    'the identity: Base and Base (g=1) are one network, so the 0.45 points between the paper’s two are its noise. The block is a '
+    'reconstruction from the parameter counts. n is the number of seeds.'
+)
+
+
+def paper_table_3(heads: Sequence[Row]) -> list[Block]:
+    """Table 3 with our rows below the paper's; empty where none is on FER2013 or CK+."""
+    ours = [head for head in heads if head.protocol['data'] in ('fer2013', 'ckplus') and head.split == 'test']
+    if not ours:
+        return []
+    lines: list[list[str | Cell]] = [[name, fer2013, ckplus, f'{parameters:,}', ''] for name, fer2013, ckplus, parameters in PAPER_TABLE_3]
+    for row in ours:
+        accuracy = Cell(percent(row.mean) + ('' if row.deviation is None else f' ± {percent(row.deviation)}'), 'strong')
+        cells = [accuracy, '–'] if row.protocol['data'] == 'fer2013' else ['–', accuracy]
+        how = f'{row.title}, {views_text(row)}, {repetitions(row)}'
+        if (nearest := nearest_neighbour(row.group)) is not None:
+            how += f'; 1-NN on raw pixels {percent(nearest)} %'
+        lines.append([f'ours: {row.group.title}', *cells, f'{row.group.units[0][0].result["parameters"]:,}', how])
+    remark = 'Ours: mean ± standard deviation; parameters are counted in the trained network. Protocols of the others are their own.'
+    return [Table(['method', 'FER2013, %', 'CK+, %', 'parameters', 'protocol'], lines), Text(remark, remark=True)]
+
+
+def difference_section(rows: Sequence[Row], heads: Sequence[Row]) -> list[Block]:
+    """Which differences are real: a matrix for each split and views that the groups are judged by."""
+    judged = [row for row in rows if any(row.group is head.group and row.split == head.split for head in heads)]
+    families = [family for family in comparable(judged) if len(family) > 1]
+    if not families:
+        return []
+    families.sort(key=lambda family: not any(row is head for row in family for head in heads))
+    blocks: list[Block] = [Heading('Which differences are real'), Text(METHOD)]
+    for number, family in enumerate(families):
+        comparisons = compare(family)
+        title = f'{family[0].protocol["data"]}, {family[0].title}, {views_text(family[0])}'
+        real = sum(each.verdict == 'real' for each in comparisons)
+        inner: list[Block] = [
+            Text(f'{title}: {real} of {count(len(comparisons), "difference")} {"is" if real == 1 else "are"} real.'),
+            matrix_table(family, comparisons),
+            Text(MATRIX_REMARK, remark=True),
+        ]
+        reasons = list(dict.fromkeys(each.reason for each in comparisons if each.reason))
+        inner += [Text(f'Not paired: {"; ".join(reasons)}.')] if reasons else []
+        inner.append(Fold('p values', [p_table(family, comparisons)]))
+        blocks += inner if number == 0 else [Fold(title, inner)]
+    return blocks
+
+
+MATRIX_REMARK = (
+    'Row less column, in points of accuracy: bold on green is real; ? differs on these images, but has a single seed; grey is not shown; '
+    '– was not paired.'
+)
+
+
+def matrix_table(family: Sequence[Row], comparisons: Sequence[Comparison]) -> Table:
+    """A row and a column for each group; the upper and the lower half are each other's negative."""
+    looks = {'real': 'real', 'not shown': 'none', 'one seed': 'maybe', 'not paired': 'none'}
+    cells: list[list[str | Cell]] = [[Cell('', 'none') for _ in family] for _ in family]
+    for each in comparisons:
+        for i, j, sign in ((each.first, each.second, 1), (each.second, each.first, -1)):
+            points = f'{100 * sign * each.difference:+.2f}'
+            text = {'not paired': '–', 'one seed': f'{points}?'}.get(each.verdict, points)
+            hint = f'{family[i].group.title} less {family[j].group.title}: {each.verdict}; p {p_text(each.p_images)} over images, '
+            cells[i][j] = Cell(text, looks[each.verdict], f'{hint}{p_text(each.p_seeds)} over seeds')
+    return Table(
+        ['', 'accuracy, %', *(str(number) for number in range(1, len(family) + 1))],
+        [[f'{i + 1}. {row.group.title}', percent(row.mean), *cells[i]] for i, row in enumerate(family)],
+    )
+
+
+def p_table(family: Sequence[Row], comparisons: Sequence[Comparison]) -> Table:
+    """Every comparison with its two p values."""
+    return Table(
+        ['difference', 'points', 'p over images (Holm)', 'p over seeds (Welch)', 'verdict'],
+        [
+            [
+                f'{family[each.first].group.title} − {family[each.second].group.title}',
+                f'{100 * each.difference:+.2f}',
+                p_text(each.p_images),
+                p_text(each.p_seeds),
+                Cell(each.verdict, 'real' if each.verdict == 'real' else ''),
+            ]
+            for each in comparisons
+        ],
+    )
+
+
+def p_text(p: float | None) -> str:
+    """A p value in three digits; a dash for none."""
+    return '–' if p is None else '< 0.0001' if p < 1e-4 else f'{p:.4f}' if p < 0.1 else f'{p:.2f}'

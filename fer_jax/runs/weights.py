@@ -1,0 +1,315 @@
+"""Weights apart from a run: a safetensors file that says what it is, and training that starts from one.
+
+The variables are a network's params and batch_stats by path, such as 'params/block1/expand/kernel'.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from fer_jax.core.config import from_record
+from fer_jax.core.errors import InputError
+from fer_jax.core.files import check_fields, read_bytes, read_json, write_atomic
+from fer_jax.data.views import CROP_SIDE
+from fer_jax.model.baselines import make_any
+from fer_jax.runs.checkpoint import read_best
+
+FORMAT = 1  # of the metadata
+KEY = 'fer_jax'  # where they lie in the file's header, as JSON
+FOLDER = pathlib.Path(__file__).parent.parent.parent / 'weights'  # of those that are known by name
+SUFFIX = '.safetensors'
+# What a file must say beside its format.
+REQUIRED = {'config': dict, 'class_names': list, 'protocol': dict, 'step': int, 'seed': int, 'content_sha256': str}
+MOST_BYTES = 1 << 30  # of a file; the paper's network has 7.7 MB
+MOST_HEADER_BYTES = 1 << 23
+SHOWN = 4  # paths that a line of `difference_text` names
+# Fields of which a file holds the last part only: they name the author's folders.
+PATHS = ('data.path', 'data.votes', 'data.teacher', 'init_from')
+
+Variables = dict[str, np.ndarray]  # path → float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """The variables that a run is evaluated with, and what is known of them."""
+
+    name: str
+    variables: Variables
+    config: ConfigDict  # of the run
+    class_names: tuple[str, ...]
+    metadata: dict[str, Any]  # of a file: all that `export_weights` wrote; of a run: step, seed, content_sha256
+
+    @property
+    def sha256(self) -> str:
+        """Over each variable's path, shape and bytes, in the order of the paths: the same for a run and the file made from it."""
+        digest = hashlib.sha256()
+        for path in sorted(self.variables):
+            value = np.ascontiguousarray(self.variables[path], '<f4')
+            digest.update(f'{path} {value.shape}\n'.encode())
+            digest.update(value.data)
+        return digest.hexdigest()
+
+
+def find_weights(source: str) -> pathlib.Path:
+    """A run's folder, a weights file, or the file of that name in weights/ beside the package.
+
+    Raises:
+      InputError: none of them; the message lists the names there are.
+    """
+    path = pathlib.Path(source)
+    if path.is_file() or (path / 'config.json').is_file():
+        return path
+    if path.is_dir():
+        raise InputError(f'{source}: no run there (it has no config.json)')
+    names = sorted(file.name.removesuffix(SUFFIX) for file in FOLDER.glob(f'*{SUFFIX}'))
+    if source in names:
+        return FOLDER / f'{source}{SUFFIX}'
+    raise InputError(f'{source}: no run, no weights file, and no name of weights; there are {", ".join(names) or "none"} in {FOLDER.name}/')
+
+
+def read_weights(source: str) -> Weights:
+    """What `source` (as of find_weights) holds: of a run, its best checkpoint's variables, the average where there is one.
+
+    Raises:
+      InputError: there is nothing, or it is damaged.
+    """
+    path = find_weights(source)
+    return _of_run(path) if path.is_dir() else load_weights(path)
+
+
+def _of_run(workdir: pathlib.Path) -> Weights:
+    step, tree, record = read_best(workdir / 'checkpoints')
+    config = from_record(record['config'], f'{workdir}: its checkpoint')
+    metadata = {'step': step, 'seed': config.seed, 'content_sha256': record['content_sha256']}
+    return Weights(workdir.resolve().name, flat(tree), config, tuple(record['class_names']), metadata)
+
+
+def save_weights(path: pathlib.Path, variables: Variables, metadata: dict[str, Any]) -> int:
+    """Writes a safetensors file with `metadata` (JSON, with at least REQUIRED) in its header; returns its bytes.
+
+    Raises:
+      InputError: it cannot be written.
+      ValueError: a variable that is not float32.
+    """
+    import safetensors.numpy  # here: nothing but these two functions needs it
+
+    wrong = [name for name, value in variables.items() if value.dtype != np.float32]
+    if wrong:
+        raise ValueError(f'{wrong[0]} is {variables[wrong[0]].dtype}, not float32')
+    header = {KEY: json.dumps({'format': FORMAT, **metadata}, allow_nan=False)}
+    data = safetensors.numpy.save({name: np.ascontiguousarray(value) for name, value in variables.items()}, header)
+    try:
+        write_atomic(path, data)
+    except OSError as error:
+        raise InputError(f'{path}: cannot be written ({error.strerror})') from None
+    return len(data)
+
+
+def load_weights(path: pathlib.Path) -> Weights:
+    """The weights in a safetensors file, which holds exactly the variables of the network that its configuration names.
+
+    Raises:
+      InputError: it is cut short, no safetensors file, not of this project or format, of other types or shapes, holds too
+        little or too much, or values that are not finite.
+    """
+    import safetensors
+    import safetensors.numpy
+
+    data = read_bytes(path, MOST_BYTES)
+    header = _header(path, data)
+    try:
+        metadata = json.loads(header.get('__metadata__', {})[KEY])
+        form, values = metadata['format'], {key: metadata[key] for key in REQUIRED}
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise InputError(f'{path}: no weights of fer_jax (its header has no metadata of that name, or they are damaged)') from None
+    if form != FORMAT:
+        raise InputError(f'{path}: weights of format {_short(form)}; this version reads {FORMAT}')
+    wrong = [key for key, kind in REQUIRED.items() if type(values[key]) is not kind]
+    class_names = values['class_names']
+    if wrong or not class_names or not all(isinstance(name, str) for name in class_names):
+        raise InputError(
+            f'{path}: damaged: {wrong[0] if wrong else "class_names"} of its metadata is {_short(values[(wrong or ["class_names"])[0]])}'
+        )
+    config = from_record(values['config'], str(path))
+    stated = {name: entry for name, entry in header.items() if name != '__metadata__'}
+    _check_stated(path, stated, shapes(config.network, len(class_names)))
+    try:
+        variables = safetensors.numpy.load(data)
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise InputError(f'{path}: damaged: {" ".join(str(error).split())}') from None
+    broken = [name for name, value in variables.items() if not np.isfinite(value).all()]
+    if broken:
+        raise InputError(f'{path}: damaged: {broken[0]} holds values that are not finite')
+    return Weights(path.name.removesuffix(SUFFIX), variables, config, tuple(class_names), metadata)
+
+
+def _header(path: pathlib.Path, data: bytes) -> dict[str, Any]:
+    """The JSON object that a safetensors file begins with, its length before it in eight bytes."""
+    length = int.from_bytes(data[:8], 'little')
+    if len(data) < 8 or not 2 <= length <= min(MOST_HEADER_BYTES, len(data) - 8):
+        raise InputError(f'{path}: no safetensors file, or cut short: a header of {length:,} bytes in a file of {len(data):,}')
+    try:
+        header = json.loads(data[8 : 8 + length])
+    except (ValueError, RecursionError):
+        raise InputError(f'{path}: no safetensors file: its header is not JSON') from None
+    if not isinstance(header, dict):
+        raise InputError(f'{path}: no safetensors file: its header is not an object')
+    return header
+
+
+def _check_stated(path: pathlib.Path, stated: dict[str, Any], expected: dict[str, tuple[int, ...]]) -> None:
+    """What the header says of each array against what the network needs, before any of them is made."""
+    for problem, names in (('lacks', expected.keys() - stated.keys()), ('holds the surplus', stated.keys() - expected.keys())):
+        if names:
+            more = f' and {len(names) - 1} more' if len(names) > 1 else ''
+            raise InputError(f'{path}: damaged: it {problem} {_short(min(names))}{more}')
+    for name, shape in expected.items():
+        entry = stated[name] if isinstance(stated[name], dict) else {}
+        if entry.get('dtype') != 'F32':
+            raise InputError(f'{path}: damaged: {name} is of type {_short(entry.get("dtype"))}, not F32')
+        if entry.get('shape') != list(shape):
+            raise InputError(f'{path}: damaged: {name} has shape {_short(entry.get("shape"))}, its network {list(shape)}')
+
+
+def shapes(network: ConfigDict, classes: int) -> dict[str, tuple[int, ...]]:
+    """Path → shape of every variable of the network that a checked `config.network` names; nothing is computed."""
+    images = jax.ShapeDtypeStruct((1, CROP_SIDE, CROP_SIDE, 1), jnp.float32)
+    made = make_any(network, classes)
+    tree = jax.eval_shape(lambda x: made.init(jax.random.key(0), x, train=False), images)
+    return {path: leaf.shape for path, leaf in _flatten(tree).items() if path.startswith(('params/', 'batch_stats/'))}
+
+
+def head_paths(network: ConfigDict, classes: int) -> set[str]:
+    """The paths of the variables whose shape hangs on the number of classes."""
+    one, other = shapes(network, classes), shapes(network, classes + 1)
+    return {path for path in one if one[path] != other[path]}
+
+
+def transfer(into: Variables, weights: Weights, class_names: tuple[str, ...], head: set[str]) -> tuple[Variables, dict[str, Any]]:
+    """`into` with the variables of the same path and shape taken from `weights`; the head only where the classes are the same.
+
+    Returns:
+      The variables, and what was loaded: counts (of params and batch_stats in `arrays`, of numbers in params in
+      `parameters`), and `new` and `unused`, path → reason, for all that was not.
+
+    Raises:
+      InputError: nothing fits.
+    """
+    there, new = weights.variables, {}
+    for path, value in into.items():
+        if path not in there:
+            new[path] = 'not there'
+        elif there[path].shape != value.shape:
+            new[path] = f'shape {_text(value.shape)} here, {_text(there[path].shape)} there'
+        elif path in head and weights.class_names != class_names:
+            new[path] = f'classes {", ".join(class_names)} here, {", ".join(weights.class_names)} there'
+    taken = [path for path in into if path not in new]
+    if not any(path.startswith('params/') for path in taken):
+        raise InputError(f'init_from: no parameter of {weights.name} fits this network; is config.network that of the weights?')
+    numbers = {path: value.size for path, value in into.items() if path.startswith('params/')}
+    report = {
+        'name': weights.name,
+        'sha256': weights.sha256,
+        'arrays': {'loaded': len(taken), 'of': len(into)},
+        'parameters': {'loaded': sum(numbers.get(path, 0) for path in taken), 'of': sum(numbers.values())},
+        'new': new,
+        'unused': {path: 'not used' for path in there if path not in into},
+    }
+    return into | {path: there[path] for path in taken}, report
+
+
+def difference_text(report: dict[str, Any]) -> str:
+    """What `transfer` found, a line for each reason; where a reason has many paths, the first few of them."""
+    arrays, parameters = report['arrays'], report['parameters']
+    lines = [
+        f'from {report["name"]}: {arrays["loaded"]:,} of {arrays["of"]:,} arrays,'
+        f' {parameters["loaded"]:,} of {parameters["of"]:,} parameters'
+    ]
+    for what, reasons in (('new', report['new']), ('left out', report['unused'])):
+        for reason in dict.fromkeys(reasons.values()):
+            paths = [path.removeprefix('params/') for path in reasons if reasons[path] == reason]
+            more = f' and {len(paths) - SHOWN:,} more' if len(paths) > SHOWN else ''
+            lines.append(f'  {what}: {", ".join(paths[:SHOWN])}{more} ({reason})')
+    return '\n'.join(lines)
+
+
+def export_weights(workdir: pathlib.Path, out: pathlib.Path) -> None:
+    """Writes the best checkpoint of the finished run in `workdir` to `out`, with what its model card needs.
+
+    The metadata: name, config (paths shortened to their last part), class_names, step, seed, content_sha256 of the data,
+    protocol, results (each split and views as of metrics.summarise), init_from, code revision and package versions.
+
+    Raises:
+      InputError: no finished run is there, or `out` cannot be written.
+    """
+    weights, result = read_weights(str(workdir)), _result(workdir)
+    if result['best_step'] != weights.metadata['step']:
+        raise InputError(f'{workdir}: its result.json is of step {result["best_step"]}, its best checkpoint of {weights.metadata["step"]}')
+    scores = {key: value for key, value in result.items() if isinstance(value, dict) and 'confusion_matrix' in value}
+    split = 'test' if 'test_centre' in scores else 'validation'
+    titles = {split: str} | {key.rpartition('_')[0]: str for key in scores}
+    check_fields(result['split_titles'], titles, workdir / 'result.json', 'split_titles.')
+    path = workdir / 'evaluations' / f'best-{result["split_titles"][split]}-centre' / 'result.json'
+    scored = read_json(path)
+    check_fields(scored, {'protocol': dict}, path)
+    config = ConfigDict(weights.config.to_dict())
+    for field in PATHS:
+        group, _, name = field.rpartition('.')
+        owner = config[group] if group else config
+        owner[name] = owner[name] and pathlib.PurePath(owner[name]).name
+    config.data.prepared = 'data'
+    metadata = {
+        'name': config.name,
+        'config': config.to_dict(),
+        'class_names': list(weights.class_names),
+        **weights.metadata,
+        'protocol': {key: value for key, value in scored['protocol'].items() if key not in ('split', 'views')},
+        'results': {f'{result["split_titles"][key.rpartition("_")[0]]}, {key.rpartition("_")[2]}': scores[key] for key in scores},
+        'init_from': {key: value for key, value in (result.get('init_from') or {}).items() if key in ('name', 'sha256')} or None,
+        'code': result['environment']['code'],
+        'packages': result['environment']['packages'],
+    }
+    size = save_weights(out, weights.variables, metadata)
+    count = sum(value.size for path, value in weights.variables.items() if path.startswith('params/'))
+    print(f'{out}: {size / 1e6:.2f} MB, {len(weights.variables)} arrays, {count:,} parameters; sha256 of the variables {weights.sha256}')
+
+
+def _result(workdir: pathlib.Path) -> dict[str, Any]:
+    if not (workdir / 'result.json').exists():
+        raise InputError(f'{workdir}: this run has no result.json yet; the same train command brings it to its end')
+    result = read_json(workdir / 'result.json')
+    check_fields(result, {'best_step': int, 'split_titles': dict, 'environment': dict}, workdir / 'result.json')
+    check_fields(result['environment'], {'code': dict, 'packages': dict}, workdir / 'result.json', 'environment.')
+    return result
+
+
+def nested(variables: Variables) -> dict[str, Any]:
+    """{'params': …, 'batch_stats': …}, as the network takes them."""
+    return {'params': {}, 'batch_stats': {}} | flax.traverse_util.unflatten_dict(variables, sep='/')
+
+
+def _flatten(tree: dict[str, Any]) -> dict[str, Any]:
+    return flax.traverse_util.flatten_dict(tree, sep='/')
+
+
+def flat(tree: dict[str, Any]) -> Variables:
+    """The inverse of `nested`."""
+    return {path: np.asarray(value) for path, value in _flatten(tree).items()}
+
+
+def _short(stated: Any) -> str:
+    """What a damaged file says, fit for one line."""
+    text = ascii(stated)
+    return text if len(text) <= 60 else text[:60] + '…'
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return '×'.join(map(str, shape)) or 'scalar'

@@ -1,0 +1,114 @@
+"""Several runs that differ in their seed only, in one program; each keeps a folder, a log and checkpoints of its own."""
+
+import contextlib
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from fer_jax.core import parallel
+from fer_jax.core.errors import Diverged, InputError, Interrupted
+from fer_jax.runs.checkpoint import Checkpoints
+from fer_jax.runs.state import TrainState
+from fer_jax.training.feed import training_data
+from fer_jax.training.loop import Loop
+from fer_jax.training.run import build, check_workdir, claim_workdir
+from fer_jax.training.step import TrainChunk, make_replica_chunk
+from fer_jax.training.train import finish
+
+
+def train_together(configs: Sequence[ConfigDict], workdirs: Sequence[pathlib.Path]) -> list[Diverged | None]:
+    """Trains runs that differ in their seed only, each in its workdir, from where they stand, and scores each as train.train does.
+
+    Those that stand at the same step take their steps in one compiled call. A process that was killed between the saves of two
+    of them has left them at different steps: the ones behind then come to their end first.
+
+    Returns:
+      For each run None, or why it has no result: the loss of one is no concern of the others.
+
+    Raises:
+      InputError: as of train.train; or the training images are not resident.
+      Interrupted: after SIGTERM or SIGINT, with a checkpoint of each run saved.
+    """
+    for config, workdir in zip(configs, workdirs, strict=True):
+        check_workdir(workdir, config)
+        if config.train.rollbacks:
+            raise InputError('train.rollbacks changes the learning rate of one run, which has none of its own in --together: leave one out')
+    run = build(configs[0])
+    if not run.dataset.splits['train'].in_memory:
+        raise InputError('several runs in one program share resident data: set data.pipeline=resident, or leave --together out')
+    with contextlib.ExitStack() as stack:
+        stopped = stack.enter_context(parallel.stop_signals())
+        loops: list[Loop] = []
+        for config, workdir in zip(configs, workdirs, strict=True):
+            stack.enter_context(claim_workdir(workdir, config))
+            checkpoints = Checkpoints(workdir / 'checkpoints', config.train.keep_checkpoints)
+            stack.enter_context(contextlib.closing(checkpoints))
+            loop = Loop(dataclasses.replace(run, config=config), workdir, checkpoints, stopped, shown=not loops)
+            stack.enter_context(loop.writer)
+            loop.evaluators = (loops or [loop])[0].evaluators  # compiled once
+            loop.record['runs_at_once'] = len(configs)
+            loops.append(loop)
+        ended = {}
+        for step in sorted({loop.step for loop in loops}):
+            ended |= advance({place: loop for place, loop in enumerate(loops) if loop.step == step})
+        for place, (loop, workdir) in enumerate(zip(loops, workdirs, strict=True)):
+            loop.checkpoints.wait()
+            if place not in ended:
+                finish(loop.run, workdir, loop.checkpoints, loop.record)
+        return [ended.get(place) for place in range(len(loops))]
+
+
+def advance(loops: dict[int, Loop]) -> dict[int, Diverged]:
+    """Takes all steps that are left of runs that stand at one step, and returns those that diverged on the way.
+
+    Raises:
+      Interrupted: after SIGTERM or SIGINT, with a checkpoint of each run saved.
+    """
+    lead, ended = next(iter(loops.values())), {}
+    run = lead.run
+    mesh = parallel.make_replica_mesh(run.config.batch_size, len(loops))
+    held = stacked(mesh, [loop.state for loop in loops.values()])
+    data = jax.device_put(training_data(run), parallel.whole(mesh))
+    pick = jax.jit(lambda states, place: jax.tree.map(lambda leaf: leaf[place], states), out_shardings=parallel.whole(mesh))
+
+    def state_of(place: int) -> TrainState:
+        return jax.device_put(pick(held, place), parallel.whole(run.mesh))
+
+    for place, loop in enumerate(loops.values()):
+        loop.read_state = functools.partial(state_of, place)
+    lead.say_where()
+    lead.writer.message(f'{len(loops)} seeds in one program: images/s, losses and accuracies shown are those of seed {run.config.seed}')
+    chunks: dict[tuple[int, int], TrainChunk] = {}
+    while going := [loop for place, loop in loops.items() if place not in ended and loop.step < run.steps]:
+        length, side = going[0].next_length(), run.side(going[0].step)
+        if (length, side) not in chunks:
+            with lead.writer.pause():
+                chunk = make_replica_chunk(run.config, run.network, run.optimizer, mesh, length, side)
+                chunks[length, side] = chunk.lower(held, data).compile()
+        held, metrics = chunks[length, side](held, data)
+        parallel.settle(metrics)
+        stop = None
+        for row, (place, loop) in enumerate(loops.items()):
+            try:
+                if place not in ended:
+                    loop.take({name: values[row] for name, values in metrics.items()}, length)
+            except Diverged as error:
+                ended[place] = error
+            except Interrupted as error:  # the others are still to be saved
+                stop = error
+        if stop:
+            raise stop
+    return ended
+
+
+def stacked(mesh: Mesh, states: Sequence[TrainState]) -> TrainState:
+    """The states with a leading axis, shared out over the mesh's replicas."""
+    spread = NamedSharding(mesh, PartitionSpec(parallel.REPLICA))
+    held = [jax.device_get(state) for state in states]
+    return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves), spread), *held)

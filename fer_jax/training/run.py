@@ -1,0 +1,197 @@
+"""What a run is made of: its folder, and the data set, mesh, network and optimizer that its configuration names."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from fer_jax.core import parallel
+from fer_jax.core.config import differences, from_record, values
+from fer_jax.core.errors import InputError
+from fer_jax.core.fields import MOVABLE
+from fer_jax.core.files import TEMPORARY, clear_temporaries, read_json, write_json
+from fer_jax.data.load import load
+from fer_jax.data.schema import Dataset
+from fer_jax.data.views import CROP_SIDE
+from fer_jax.model.baselines import make_any
+from fer_jax.runs.claims import holding
+from fer_jax.runs.state import TrainState, create_state
+from fer_jax.runs.weights import difference_text, flat, head_paths, nested, read_weights, transfer
+from fer_jax.runs.writers import environment
+from fer_jax.training.optimizer import make_optimizer, make_schedule
+from fer_jax.training.stream import device_memory
+
+CLAIMS = 'claims'  # the folder of a run's own claims
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The parts of one run, ready to train or evaluate."""
+
+    config: ConfigDict
+    dataset: Dataset
+    mesh: Mesh
+    network: nn.Module
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    steps: int  # of the whole run
+    steps_per_epoch: int
+
+    @property
+    def early_steps(self) -> int:
+        """Steps of the first part of the run, in which views have config.augment.early_side."""
+        return round(self.config.augment.early_share * self.steps)
+
+    def side(self, step: int) -> int:
+        """Side of the views that the step after `step` steps is taken on."""
+        return self.config.augment.early_side if step < self.early_steps else CROP_SIDE
+
+    def initial_state(self) -> TrainState:
+        """The state before the first step, whole on every device of the mesh."""
+        # Two hundred small draws that run once: compiling them well takes longer than anything they do.
+        return jax.jit(self._create, out_shardings=parallel.whole(self.mesh), compiler_options={'xla_backend_optimization_level': 0})()
+
+    def first_state(self) -> tuple[TrainState, dict[str, Any] | None]:
+        """The initial state, with the variables of config.init_from in it where that is set, and what was loaded of them.
+
+        Raises:
+          InputError: init_from is nothing that can be read, or fits nowhere.
+        """
+        state = self.initial_state()
+        if self.config.init_from is None:
+            return state, None
+        classes = self.dataset.class_names
+        drawn = flat(jax.device_get(state.variables))
+        head = head_paths(self.config.network, len(classes))
+        loaded, report = transfer(drawn, read_weights(self.config.init_from), classes, head)
+        if parallel.is_lead():
+            print(difference_text(report))
+
+        def place(variables: dict[str, Any]) -> TrainState:
+            # Two copies, for the step gives the memory of both away.
+            variables, average = (jax.tree.map(jnp.copy, variables) for _ in range(2))
+            moments = self.optimizer.init(variables['params'])
+            return state.replace(variables=variables, optimizer=moments, average=average if state.average else {})
+
+        return jax.jit(place, out_shardings=parallel.whole(self.mesh))(nested(loaded)), report
+
+    def abstract_state(self) -> TrainState:
+        """Shapes and types of the state; nothing is computed."""
+        return jax.eval_shape(self._create)
+
+    def logits(self, variables: dict[str, Any], images: Float[Array, 'batch height width 1']) -> Float[Array, 'batch classes']:
+        """The network's outputs with running statistics."""
+        return self.network.apply(variables, images, train=False)
+
+    def record(self) -> dict[str, Any]:
+        """What says, beside a checkpoint, what it is of."""
+        return {
+            'config': self.config.to_dict(),
+            'environment': environment(),
+            'content_sha256': self.dataset.manifest['content_sha256'],
+            'class_names': list(self.dataset.class_names),
+            'split_titles': self.dataset.split_titles,
+        }
+
+    def _create(self) -> TrainState:
+        return create_state(self.network, self.optimizer, self.config.seed, self.config.optimizer.ema > 0)
+
+
+def build(config: ConfigDict) -> Run:
+    """Reads (and where needed prepares) the data, and builds what `config` names.
+
+    Raises:
+      InputError: data that cannot be read, or fewer training images than a batch.
+    """
+    parallel.start(config.parallel.cpu_devices)
+    dataset = load(config.data, device_memory())
+    mesh = parallel.make_mesh(config.batch_size)
+    axis = parallel.DATA if config.network.batch_norm == 'global' else None
+    network = make_any(config.network, len(dataset.class_names), axis)
+    steps_per_epoch = len(dataset.splits['train']) // config.batch_size
+    if steps_per_epoch == 0:
+        raise InputError(f'batch_size {config.batch_size} is more than the {len(dataset.splits["train"])} training images')
+    steps = max(1, round(config.epochs * steps_per_epoch))
+    schedule = make_schedule(config.optimizer, steps, steps_per_epoch)
+    return Run(config, dataset, mesh, network, make_optimizer(config.optimizer, schedule), schedule, steps, steps_per_epoch)
+
+
+def check_content(dataset: Dataset, record: dict[str, Any]) -> None:
+    """Returns if `dataset` is what the checkpoint with this record was trained on.
+
+    Raises:
+      InputError: it is not.
+    """
+    if record['content_sha256'] != dataset.manifest['content_sha256']:
+        raise InputError(
+            f'{dataset.name}: these are not the data that the run was trained on: their content has sha256'
+            f' {dataset.manifest["content_sha256"][:12]}…, not {record["content_sha256"][:12]}…; give the same with --config.data.path=…'
+        )
+
+
+def default_workdir(config: ConfigDict) -> pathlib.Path:
+    """runs/<name>-<hash of what decides the result>: the same command finds its own unfinished run again."""
+    decisive = {field: value for field, value in values(config).items() if field not in MOVABLE}
+    return pathlib.Path('runs') / f'{config.name}-{hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:8]}'
+
+
+def check_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Returns if `workdir` is free or holds a run of this configuration.
+
+    Raises:
+      InputError: it holds a run of another configuration (the fields that differ are named), or something else.
+    """
+    if (workdir / 'config.json').exists():
+        differing = [line for line in differences(stored_config(workdir), config) if line.partition(':')[0] not in MOVABLE]
+        if differing:
+            raise InputError(f'{workdir} holds a run of another configuration ({"; ".join(differing)}); choose another --workdir')
+    elif workdir.exists() and (not workdir.is_dir() or any(not begun_by_us(path) for path in workdir.iterdir())):
+        raise InputError(f'{workdir} is there already and is no run; choose another --workdir')
+
+
+def begun_by_us(path: pathlib.Path) -> bool:
+    """Whether it is what a run that was killed at its very start leaves in its folder."""
+    return path.name == CLAIMS or bool(TEMPORARY.fullmatch(path.name))
+
+
+@contextlib.contextmanager
+def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
+    """Makes the folder this process's meanwhile, clears away what a killed one has left, and writes config.json and environment.json.
+
+    Raises:
+      InputError: it cannot be written, holds something else, or another process is at work there.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(holding(workdir / CLAIMS, 'run', str(workdir)))
+            check_workdir(workdir, config)  # once more: now nobody else can make another run of it
+            clear_temporaries(workdir)
+            write_json(workdir / 'config.json', config.to_dict())
+            write_json(workdir / 'environment.json', environment())
+        except OSError as error:
+            raise InputError(f'--workdir {workdir}: {error.strerror}') from None
+        yield
+
+
+def stored_config(workdir: pathlib.Path) -> ConfigDict:
+    """The configuration of the run in `workdir`.
+
+    Raises:
+      InputError: no run is there, or its config.json does not fit this version.
+    """
+    path = workdir / 'config.json'
+    if not path.exists():
+        raise InputError(f'{workdir}: no run there (it has no config.json)')
+    return from_record(read_json(path), str(path))

@@ -1,0 +1,148 @@
+"""A checkpoint of a run × a split → table, result.json, predictions, confusion matrix, by the one evaluation path."""
+
+import contextlib
+import pathlib
+from typing import Any
+
+import jax
+
+from fer_jax.core import parallel
+from fer_jax.core.config import check_config, from_record, load_config, set_field
+from fer_jax.core.errors import InputError, unknown
+from fer_jax.core.fields import MOVABLE
+from fer_jax.data.schema import SPLITS, Dataset
+from fer_jax.evaluation.evaluate import make_evaluator, write_evaluation
+from fer_jax.evaluation.metrics import table
+from fer_jax.evaluation.pictures import write_pictures
+from fer_jax.runs.checkpoint import Checkpoints
+from fer_jax.runs.state import TrainState, evaluated_variables
+from fer_jax.runs.weights import find_weights, load_weights, nested
+from fer_jax.runs.writers import environment
+from fer_jax.training.run import Run, build, check_content, stored_config
+
+
+def score(
+    run: Run, state: TrainState, split: str, views: str, folder: pathlib.Path, origin: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Evaluates `state` on a canonical split, writes the files into `folder` and prints the table.
+
+    Args:
+      origin: what result.json is to say of variables that are not of `run`, in place of what it would: protocol, step, seed, …
+
+    Returns:
+      The summary of metrics.summarise.
+    """
+    dataset, faces = run.dataset, run.dataset.splits[split]
+    evaluator = make_evaluator(run.logits, run.mesh, views, dataset.class_names, run.config.evaluation.batch_size)
+    variables = evaluated_variables(state)
+    evaluation = evaluator(variables, faces)
+    step, title = int(state.step), dataset.split_titles[split]
+    record = {
+        'protocol': {
+            'data': dataset.name,
+            'trained_on': dataset.split_titles['train'],
+            'train_images': len(dataset.splits['train']),
+            'dedup': run.config.data.dedup,
+            'chosen_on': dataset.split_titles['validation'],
+            'split': title,
+            'views': views,
+            'weights': 'average' if state.average else 'last',
+            'epoch': step / run.steps_per_epoch,
+        },
+        'step': step,
+        'seed': run.config.seed,
+        'config': run.config.to_dict(),
+        'content_sha256': dataset.manifest['content_sha256'],
+        'environment': environment(),
+    }
+    if origin:
+        here = {key: record['protocol'][key] for key in ('data', 'split', 'views')}
+        record |= origin | {'protocol': origin['protocol'] | here}
+    heading = f'{dataset.name} {title}, {"one centre crop" if views == "centre" else "ten crops"}, step {record["step"]}'
+    if not parallel.is_lead():
+        return evaluation.summary
+    # Before result.json, whose presence says that all are there.
+    pictures = write_pictures(folder, run.network, jax.device_get(variables), evaluation, faces, dataset.class_names, views)
+    write_evaluation(folder, evaluation, faces, record, heading)
+    print(table(evaluation.summary, heading))
+    print(f'→ {folder}/ ({", ".join(["result.json", "predictions.csv", "confusion_matrix.png", *pictures])})\n')
+    return evaluation.summary
+
+
+def evaluate_run(workdir: pathlib.Path, checkpoint: str, split: str, views: str, overrides: dict[str, str]) -> dict[str, Any]:
+    """`python -m fer_jax evaluate`: scores one checkpoint of the run in `workdir`, here or where it was copied to.
+
+    Args:
+      checkpoint: best, latest, or a step.
+      split: train, validation, test, or the data set's own title, such as PrivateTest.
+      views: centre or ten.
+      overrides: fields of MOVABLE → text, where the data now lie elsewhere.
+
+    Raises:
+      InputError: no run, checkpoint or split of that name; data that are not the run's.
+    """
+    config = stored_config(workdir)
+    for field, text in overrides.items():
+        if field not in MOVABLE:
+            raise InputError(f"--config.{field}: an evaluation takes the run's own configuration; only {', '.join(MOVABLE)} may differ")
+        set_field(config, field, text)
+    run = build(config)
+    canonical = canonical_split(run.dataset, split)
+    with contextlib.closing(Checkpoints(workdir / 'checkpoints', config.train.keep_checkpoints)) as checkpoints:
+        kind, step = checkpoints.find(checkpoint)
+        state, record = checkpoints.restore(kind, step, run.abstract_state(), run.mesh)
+    check_content(run.dataset, record)
+    name = f'{kind if checkpoint == kind else f"step{step}"}-{run.dataset.split_titles[canonical]}-{views}'
+    return score(run, state, canonical, views, workdir / 'evaluations' / name)
+
+
+def evaluate_weights(
+    source: str, reference: str | None, split: str, views: str, overrides: dict[str, str], out: pathlib.Path | None = None
+) -> dict[str, Any]:
+    """`python -m fer_jax evaluate` without a run: scores weights, known by name or by file, on a split of a data set.
+
+    Args:
+      source: as of weights.find_weights.
+      reference: the configuration whose data are scored, `FILE[:NAME=VALUE,…]`; None takes the one in the weights.
+        The network is always that of the weights.
+      split, views: as of `evaluate_run`.
+      overrides: fields of the configuration → text.
+      out: folder of the files; default runs/evaluations/<name>-<split>-<views>.
+
+    Raises:
+      InputError: weights, data or a split that are not there, or data of other classes than the weights'.
+    """
+    path = find_weights(source)
+    if path.is_dir():
+        raise InputError(f'{source} is a run: evaluate it with --workdir {source}')
+    weights = load_weights(path)
+    config = load_config(reference, overrides) if reference else weights.config
+    for field, text in {} if reference else overrides.items():
+        set_field(config, field, text)
+    for field, value in from_record(weights.metadata['config'], source).network.items():
+        config.network[field] = value
+    check_config(config)
+    run = build(config)
+    if run.dataset.class_names != weights.class_names:
+        raise InputError(
+            f'{weights.name} tells {", ".join(weights.class_names)} apart; {run.dataset.name} has {", ".join(run.dataset.class_names)}'
+        )
+    canonical = canonical_split(run.dataset, split)
+    told = weights.metadata
+    state = TrainState(told['step'], told['seed'], parallel.replicate(run.mesh, nested(weights.variables)), {}, {})
+    origin = {
+        'protocol': told['protocol'],
+        'step': told['step'],
+        'seed': told['seed'],
+        'weights': {'name': weights.name, 'sha256': weights.sha256, 'trained_on_content_sha256': told['content_sha256']},
+    }
+    folder = out or pathlib.Path('runs') / 'evaluations' / f'{weights.name}-{run.dataset.split_titles[canonical]}-{views}'
+    return score(run, state, canonical, views, folder, origin)
+
+
+def canonical_split(dataset: Dataset, name: str) -> str:
+    """train, validation or test for its name or its title in this data set, in any case."""
+    known = {split.lower(): split for split in SPLITS} | {title.lower(): split for split, title in dataset.split_titles.items()}
+    if name.lower() not in known:
+        raise unknown('split', name, [*SPLITS, *dataset.split_titles.values()])
+    return known[name.lower()]

@@ -1,0 +1,245 @@
+"""The training step: order, gather, augmentation, forward, backward, update, average; one sharded, jitted function."""
+
+import functools
+import operator
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Float, Int, PyTree
+from ml_collections import ConfigDict
+
+from fer_jax.core import rng
+from fer_jax.core.parallel import DATA, REPLICA
+from fer_jax.data.views import CROP_SIDE, normalise
+from fer_jax.runs.state import TrainState
+from fer_jax.training.augment import augment_batch
+from fer_jax.training.losses import cross_entropy
+
+Data = dict[str, Array]  # images u8[N,48,48], targets f32[N,C], weights f32[N]: the training split, whole on each device
+Metrics = dict[str, Float[Array, '*replicas steps']]
+TrainChunk = Callable[[TrainState, Data], tuple[TrainState, Metrics]]
+Take = Callable[[Int[Array, ' share']], tuple[Array, Array, Array]]  # positions in the global batch → images, targets, weights there
+FIELDS = ('images', 'targets', 'weights')
+WHOLE, STREAMED = P(), P(None, DATA)  # how the data lie: the training split on each device; or [steps, images], in shares
+# Left on, XLA orders the step so that much may run at once, which virtual CPU devices, a core each, only pay for: 6 % of a step.
+CPU_OPTIONS = {'xla_cpu_enable_concurrency_optimized_scheduler': False}
+
+
+def batch_rows(seed: Array, step: Array, images: int, batch_size: int) -> Int[Array, ' batch']:
+    """The rows of the training split that make up the batch of `step`: a pure function of (seed, step).
+
+    Each epoch has images // batch_size whole batches of one permutation; which images are left over differs by epoch.
+    """
+    epoch, batch = jnp.divmod(step, images // batch_size)
+    return rng.permuted(rng.key(seed, 'order', epoch), batch * batch_size + jnp.arange(batch_size), images)
+
+
+def from_resident(seed: Array, step: Array, data: Data, positions: Int[Array, ' share'], batch_size: int) -> Take:
+    """Picks out of the whole training split."""
+    rows = batch_rows(seed, step, len(data['images']), batch_size)
+    return lambda places: tuple(data[name][rows[places]] for name in FIELDS)
+
+
+def from_stream(seed: Array, step: Array, data: Data, positions: Int[Array, ' share'], batch_size: int) -> Take:
+    """Picks out of what training/stream.py has read for this device: the rows at `positions` and, for mixing, the one after them."""
+    return lambda places: tuple(data[name][(places - positions[0]) % batch_size] for name in FIELDS)
+
+
+def make_batch(
+    seed: Array,
+    step: Array,
+    data: Data,
+    positions: Int[Array, ' share'],
+    batch_size: int,
+    options: ConfigDict,
+    source: Callable[..., Take] = from_resident,
+    side: int = CROP_SIDE,
+    drawn: bool = False,
+) -> tuple[Float[Array, 'share side side 1'], Float[Array, 'share classes'], Float[Array, ' share']]:
+    """Images, targets and weights at `positions` of the global batch of `step`.
+
+    Mixup and CutMix mix position i with i + 1 of the same batch, which may lie on another device; as every device holds the
+    data set, or was given that image too, it makes that neighbour's view itself instead of asking for it.
+
+    Args:
+      side: of the views.
+      drawn: a class is drawn from each image's targets, and is its target in this step (Barsoum et al., 2016, call it PLD).
+    """
+    take = source(seed, step, data, positions, batch_size)
+    key = rng.key(seed, 'augment', step)
+
+    def views(places: Int[Array, ' share']) -> tuple[Array, Array, Array]:
+        images, targets, weights = take(places)
+        if drawn:
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(rng.key(seed, 'label', step), places)
+            targets = jax.nn.one_hot(jax.vmap(jax.random.categorical)(keys, jnp.log(targets)), targets.shape[1])
+        return augment_batch(images, key, places, options, side), targets, weights
+
+    images, targets, weights = views(positions)
+    if options.mixup or options.cutmix:
+        other_images, other_targets, other_weights = views((positions + 1) % batch_size)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(rng.key(seed, 'mixup', step), positions)
+        masks = jax.vmap(functools.partial(mixing_mask, options=options, side=side))(keys)
+        images = masks * images + (1 - masks) * other_images
+        part = masks.mean((1, 2))[:, None]
+        # Each image's loss keeps its own weight, so the weights go into the mixed targets.
+        targets = part * weights[:, None] * targets + (1 - part) * other_weights[:, None] * other_targets
+        weights = jnp.ones_like(weights)
+    return normalise(images), targets, weights
+
+
+def mixing_mask(key: Array, options: ConfigDict, side: int = CROP_SIDE) -> Float[Array, 'rows columns']:
+    """Which share of each pixel an image keeps: all the same by mixup (Zhang et al., 2018), [1, 1]; by CutMix (Yun et al., 2019)
+    none inside a rectangle of the other's share of the area, which the image's edge may cut, and all outside.
+    """
+    strength, where = jax.random.split(key)
+    alpha = options.mixup or options.cutmix
+    share = jax.random.beta(strength, alpha, alpha)
+    if options.mixup:
+        return share[None, None]
+    centre = jax.random.uniform(where, (2,), maxval=side)
+    far = jnp.abs(jnp.arange(side) + 0.5 - centre[:, None]) >= side * jnp.sqrt(1 - share) / 2
+    return (far[0][:, None] | far[1][None]).astype(jnp.float32)
+
+
+def make_train_chunk(
+    config: ConfigDict,
+    network: nn.Module,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    steps: int,
+    streamed: bool = False,
+    side: int = CROP_SIDE,
+) -> TrainChunk:
+    """A compiled function of (state, data) that takes `steps` steps and returns the state and each step's metrics.
+
+    The state passed in is donated. `network.statistics_axis` decides whether batch norm sees the global batch. With
+    `streamed` the data are not the training split but what training/stream.py reads for each call; the results are the same.
+    """
+    chunk = train_chunk(config, network, optimizer, mesh.shape[DATA], steps, streamed, side)
+    return compile_sharded(chunk, mesh, P(), STREAMED if streamed else WHOLE)
+
+
+def make_replica_chunk(
+    config: ConfigDict,
+    network: nn.Module,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    steps: int,
+    side: int = CROP_SIDE,
+    vectorised: bool | None = None,
+) -> TrainChunk:
+    """`make_train_chunk` for several runs at once that differ in their seed only, on `parallel.make_replica_mesh`.
+
+    Each leaf of the state and of the metrics has a leading axis, the replicas. Those of one device are vectorised, which
+    fills an accelerator that one of them would leave idle; on CPU, where convolutions with a kernel for each replica
+    are slow, they follow each other.
+    """
+    chunk = train_chunk(config, network, optimizer, mesh.shape[DATA], steps, side=side)
+    if vectorised is None:
+        vectorised = not on_cpu(mesh)
+
+    def in_turn(states: TrainState, data: Data) -> tuple[TrainState, Metrics]:
+        singles = (jax.tree.map(operator.itemgetter(place), states) for place in range(len(states.seed)))
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(chunk(state, data) for state in singles))
+
+    return compile_sharded(jax.vmap(chunk, in_axes=(0, None)) if vectorised else in_turn, mesh, P(REPLICA))
+
+
+def train_chunk(
+    config: ConfigDict,
+    network: nn.Module,
+    optimizer: optax.GradientTransformation,
+    devices: int,
+    steps: int,
+    streamed: bool = False,
+    side: int = CROP_SIDE,
+) -> TrainChunk:
+    """What one of `devices` devices does in `steps` steps of a run whose batches they share."""
+    share = config.batch_size // devices
+    source = from_stream if streamed else from_resident
+    drawn = config.data.dataset == 'ferplus' and config.data.targets == 'distribution'
+    if devices == 1:  # XLA on CPU leaves sums over a single device standing
+        network = network.clone(statistics_axis=None)
+
+    def train_step(state: TrainState, data: Data) -> tuple[TrainState, dict[str, Array]]:
+        positions = jax.lax.axis_index(DATA) * share + jnp.arange(share)
+        chosen = (positions, config.batch_size, config.augment, source, side, drawn)
+        images, targets, weights = make_batch(state.seed, state.step, data, *chosen)
+
+        def loss(params: dict) -> tuple[Array, tuple[Array, dict]]:
+            variables = state.variables | {'params': params}
+            streams = {'depth': rng.key(state.seed, 'depth', state.step)}
+            logits, updated = network.apply(variables, images, train=True, mutable=['batch_stats'], rngs=streams)
+            return (weights * cross_entropy(logits, targets)).sum() / config.batch_size, (logits, updated['batch_stats'])
+
+        def differentiate(params: dict) -> tuple[Array, Array, dict, dict]:
+            """Loss, accuracy, gradients and batch statistics, of the whole batch."""
+            (value, (logits, batch_stats)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+            correct = (logits.argmax(-1) == targets.argmax(-1)).mean(dtype=jnp.float32) / devices
+            batch_stats = jax.tree.map(lambda x: x / devices, batch_stats)
+            return sum_over_devices((value, correct, gradients, batch_stats), devices)
+
+        value, correct, gradients, batch_stats = differentiate(state.variables['params'])
+        if config.optimizer.sam:
+            gradients = differentiate(uphill(state.variables['params'], gradients, config.optimizer.sam))[2]
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.variables['params'])
+        variables = {'params': optax.apply_updates(state.variables['params'], updates), 'batch_stats': batch_stats}
+        metrics = {'loss': value, 'accuracy': correct, 'gradient_norm': optax.tree.norm(gradients)}
+        state = state.replace(
+            step=state.step + 1,
+            variables=variables,
+            optimizer=optimizer_state,
+            average=average(state.average, variables, state.step, config.optimizer.ema),
+        )
+        return state, metrics
+
+    def chunk(state: TrainState, data: Data) -> tuple[TrainState, Metrics]:
+        if steps == 1:  # on CPU a convolution's gradient inside a loop misses XLA's fast path
+            state, metrics = train_step(state, jax.tree.map(operator.itemgetter(0), data) if streamed else data)
+            return state, jax.tree.map(lambda x: x[None], metrics)
+        if streamed:
+            return jax.lax.scan(train_step, state, data, length=steps)
+        return jax.lax.scan(lambda state, _: train_step(state, data), state, length=steps)
+
+    return chunk
+
+
+def compile_sharded(chunk: TrainChunk, mesh: Mesh, spec: P, data_spec: P = WHOLE) -> TrainChunk:
+    """`chunk` over the mesh, compiled; the state and the metrics lie as `spec` says, the data as `data_spec`."""
+    # Sums over devices are all written out above, so the automatic ones of check_vma would count gradients twice.
+    sharded = jax.shard_map(chunk, mesh=mesh, in_specs=(spec, data_spec), out_specs=(spec, spec), check_vma=False)
+    return jax.jit(sharded, donate_argnums=0, compiler_options=CPU_OPTIONS if on_cpu(mesh) else None)
+
+
+def on_cpu(mesh: Mesh) -> bool:
+    return mesh.devices.flat[0].platform == 'cpu'
+
+
+def uphill(params: dict, gradients: dict, distance: float) -> dict:
+    """The parameters `distance` further along the gradient: where sharpness-aware minimisation (Foret et al., 2021) takes its own."""
+    factor = distance / (optax.tree.norm(gradients) + 1e-12)
+    return jax.tree.map(lambda value, gradient: value + factor * gradient, params, gradients)
+
+
+def sum_over_devices(tree: PyTree[Float[Array, '...']], devices: int) -> PyTree[Float[Array, '...']]:
+    """The tree's sum over the mesh's devices, asked for as one vector: one message instead of two hundred small ones."""
+    if devices == 1:
+        return tree
+    vector, unravel = ravel_pytree(tree)
+    return unravel(jax.lax.psum(vector, DATA))
+
+
+def average(averaged: dict, variables: dict, step: Array, decay: float) -> dict:
+    """The moving average after one more step, its decay rising as (1 + n) / (10 + n) so that the initial weights do not linger."""
+    if not averaged:
+        return averaged
+    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, averaged, variables)

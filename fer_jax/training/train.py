@@ -1,0 +1,119 @@
+"""A training run: start or go on, the loop, and the one scoring of the test split at its end."""
+
+import contextlib
+import json
+import pathlib
+import warnings
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from fer_jax.core import parallel
+from fer_jax.core.errors import DataWarning, InputError
+from fer_jax.core.files import write_atomic, write_json
+from fer_jax.data.prepare import prepare
+from fer_jax.evaluation.figures import curves_png
+from fer_jax.evaluation.neighbour import MOST_TRAIN_IMAGES, one_nearest_neighbour
+from fer_jax.runs.checkpoint import Checkpoints
+from fer_jax.runs.writers import process_log
+from fer_jax.training.loop import Loop
+from fer_jax.training.run import Run, build, check_workdir, claim_workdir, default_workdir
+from fer_jax.training.score import score
+
+
+def train(config: ConfigDict, workdir: pathlib.Path | None = None) -> dict[str, Any] | None:
+    """Trains `config` in `workdir` (default: run.default_workdir) from the start, or from its latest checkpoint, and scores it.
+
+    Of several processes the lead prints and writes; `workdir` is a folder that all of them share.
+
+    Returns:
+      What it wrote to result.json; None when the run was finished before.
+
+    Raises:
+      InputError: bad data, or a workdir that holds something else or in which another process is at work.
+      Diverged: a loss that is not finite, or exploded; the checkpoints before it stand.
+      NotSaved: what could not be written; what was saved before stands.
+      Interrupted: after SIGTERM or SIGINT, with a checkpoint saved.
+    """
+    workdir = workdir or default_workdir(config)
+    parallel.start(config.parallel.cpu_devices)
+    lead = parallel.is_lead()
+    parallel.agreed(lambda: check_workdir(workdir, config))
+    if parallel.as_lead_sees((workdir / 'result.json').exists()):
+        if lead:
+            print(f'{workdir}: this run is finished; its result is in {workdir / "result.json"}')
+        return None
+    run = build_together(config)
+    if lead:
+        print(f'run: {workdir}')
+    with contextlib.ExitStack() as stack:
+        parallel.agreed(lambda: stack.enter_context(claim_workdir(workdir, config)) if lead else None)
+        parallel.agreed(lambda: check_shared(workdir))
+        stack.enter_context(process_log(workdir, jax.process_index()))
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir / 'checkpoints', config.train.keep_checkpoints)))
+        stopped = stack.enter_context(parallel.stop_signals())
+        stack.enter_context(parallel.ending_together())
+        loop = parallel.agreed(lambda: Loop(run, workdir, checkpoints, stopped))
+        loop.run_to_end()
+        return finish(run, workdir, checkpoints, loop.record)
+
+
+def build_together(config: ConfigDict) -> Run:
+    """run.build in every process, after the lead has prepared the data, and with the lead's warnings only.
+
+    Raises:
+      InputError: as of run.build, in all processes where it is one's.
+    """
+    with warnings.catch_warnings():
+        if jax.process_count() > 1:
+            warnings.simplefilter('ignore', DataWarning)
+            parallel.agreed(lambda: parallel.is_lead() and prepare(config.data))
+            if parallel.is_lead():
+                warnings.simplefilter('always', DataWarning)
+        return parallel.agreed(lambda: build(config))
+
+
+def check_shared(workdir: pathlib.Path) -> None:
+    """Returns if this process sees what the lead has written.
+
+    Raises:
+      InputError: it does not.
+    """
+    if not (workdir / 'config.json').exists():
+        raise InputError(f'--workdir {workdir} is not the folder that process 0 has made: it must be one that all processes share')
+
+
+def finish(run: Run, workdir: pathlib.Path, checkpoints: Checkpoints, record: dict[str, Any]) -> dict[str, Any]:
+    """Scores the best checkpoint: validation, and once the test split, by a centre crop and by ten; writes result.json last.
+
+    Returns:
+      What result.json holds.
+    """
+    kind, step = checkpoints.find('best')
+    state, _ = checkpoints.restore(kind, step, run.abstract_state(), run.mesh)
+    result = {
+        'name': run.config.name,
+        'seed': run.config.seed,
+        'parameters': sum(leaf.size for leaf in jax.tree.leaves(state.variables['params'])),
+        'steps': run.steps,
+        'best_step': step,
+        'training_seconds': record['seconds'],
+        'runs_at_once': record['runs_at_once'],
+        'starts': record['starts'],
+        'rollbacks': record['rollbacks'],
+        'failed_saves': record['failed_saves'],
+        'init_from': record['init_from'],
+    }
+    scorings = [('validation', 'centre'), *([('test', 'centre'), ('test', 'ten')] if run.config.evaluation.test else [])]
+    for split, views in scorings:
+        folder = workdir / 'evaluations' / f'best-{run.dataset.split_titles[split]}-{views}'
+        result[f'{split}_{views}'] = score(run, state, split, views, folder)
+    if run.config.evaluation.test and len(run.dataset.splits['train']) < MOST_TRAIN_IMAGES:
+        result['one_nearest_neighbour'] = one_nearest_neighbour(run.dataset.splits['train'], run.dataset.splits['test'])
+    if parallel.is_lead():
+        lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+        write_atomic(workdir / 'curves.png', curves_png(lines, run.config.name))
+        write_json(workdir / 'result.json', result | run.record())
+        print(f'finished: {workdir}/ (result.json, curves.png, checkpoints/best/{step})')
+    return result

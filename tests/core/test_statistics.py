@@ -1,0 +1,94 @@
+"""fer_jax/core/statistics.py against numbers worked out by hand, by enumeration, or by SciPy's own tests."""
+
+import itertools
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from fer_jax.core.statistics import (
+    calibration,
+    calibration_error,
+    holm,
+    paired_differences,
+    sign_flip_p,
+    t_interval,
+    welch_p,
+    wilson_interval,
+)
+
+
+def test_t_interval_of_three_seeds() -> None:
+    # Mean 71, standard deviation 1, t(2 degrees of freedom, 97.5 %) = 4.30265: 4.30265 / √3 = 2.48414.
+    assert t_interval([70.0, 71.0, 72.0]) == pytest.approx((71 - 2.48414, 71 + 2.48414), abs=1e-5)
+
+
+def test_t_interval_of_five_seeds() -> None:
+    # Deviations ±2, ±1, 0: variance 10/4; t(4) = 2.77645; half = 2.77645 · √(2.5 / 5) = 1.96325.
+    assert t_interval([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx((3 - 1.96325, 3 + 1.96325), abs=1e-5)
+
+
+def test_wilson_takes_a_mean_over_seeds() -> None:
+    # 7 of 10 is the textbook's 0.3968 to 0.8922. Seeds with 6, 7 and 8 right have that mean, and 10 images, not 30.
+    assert wilson_interval(7, 10) == pytest.approx((0.39678, 0.89221), abs=1e-5)
+    assert wilson_interval(float(np.mean([6, 7, 8])), 10) == wilson_interval(7, 10)
+
+
+def test_welch_by_scipy() -> None:
+    first, second = [1.0, 2.0, 3.0], [4.0, 6.0, 8.0]
+    assert welch_p(first, second) == pytest.approx(scipy.stats.ttest_ind(first, second, equal_var=False).pvalue, rel=1e-12)
+    # t = 4 / √(5/3) = 3.0984 at 50/17 = 2.94 degrees of freedom.
+    assert welch_p(first, second) == pytest.approx(2 * scipy.stats.t.sf(3.0983867, 50 / 17), rel=1e-6)
+
+
+def test_welch_without_spread() -> None:
+    assert welch_p([0.5, 0.5], [0.5, 0.5]) == 1
+    assert welch_p([0.5, 0.5], [0.6, 0.6]) == 0
+
+
+def test_one_seed_each_is_mcnemars_exact_test() -> None:
+    # 9 images only the first has right, 1 only the second: 2 · (1 + 10) / 2^10.
+    differences = np.array([1] * 9 + [-1] + [0] * 50)
+    assert sign_flip_p(differences) == pytest.approx(22 / 1024, abs=1e-12)
+    assert sign_flip_p(-differences) == sign_flip_p(differences)
+
+
+def test_many_images_as_the_binomial_test_has_them() -> None:
+    differences = np.array([1] * 200 + [-1] * 150 + [0] * 3239)
+    assert sign_flip_p(differences) == pytest.approx(scipy.stats.binomtest(200, 350).pvalue, rel=1e-9)
+
+
+@pytest.mark.parametrize('differences', [[3, 1, 1, 2, -1], [5, -3, 2, 2, 2, -1, 0], [2, 2, -2], [4, 6, -2, 8, 8]])
+def test_several_seeds_by_all_changes_of_signs(differences: list[int]) -> None:
+    observed = abs(sum(differences))
+    sums = [sum(s * d for s, d in zip(signs, differences, strict=True)) for signs in itertools.product((1, -1), repeat=len(differences))]
+    assert sign_flip_p(np.array(differences)) == pytest.approx(np.mean([abs(each) >= observed for each in sums]), abs=1e-12)
+
+
+@pytest.mark.parametrize('differences', [[0, 0, 0], [1, -1, 1, -1], []])
+def test_no_difference_is_none(differences: list[int]) -> None:
+    assert sign_flip_p(np.array(differences, int)) == 1
+
+
+def test_differences_of_unequal_numbers_of_seeds() -> None:
+    # Two seeds against three: sixths. Image 0: 2/2 - 1/3 = 4/6; image 1: 0 - 3/3 = -6/6; image 2: 1/2 - 2/3 = -1/6.
+    first = np.array([[1, 0, 1], [1, 0, 0]], bool)
+    second = np.array([[1, 1, 1], [0, 1, 1], [0, 1, 0]], bool)
+    assert paired_differences(first, second).tolist() == [4, -6, -1]
+
+
+def test_holm_by_hand() -> None:
+    # Ordered 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, and 0.04 raised to 0.06.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1, 1]
+    assert holm([]) == []
+
+
+def test_calibration_bins_by_hand() -> None:
+    # 15 bins: (0.4, 0.4667] is bin 6, (0.8667, 0.9333] bin 13; 0.4 itself closes bin 5.
+    confidence = np.array([0.4, 0.45, 0.9, 0.92])
+    counts, means, accuracies = calibration(confidence, np.array([True, False, True, True]))
+    assert {i: int(n) for i, n in enumerate(counts) if n} == {5: 1, 6: 1, 13: 2}
+    assert means[13] == pytest.approx(0.91) and accuracies[13] == 1 and accuracies[6] == 0
+    assert np.isnan(means[0])
+    assert calibration_error(confidence, np.array([True, False, True, True])) == pytest.approx((0.6 + 0.45 + 0.1 + 0.08) / 4)

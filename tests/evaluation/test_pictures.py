@@ -1,0 +1,123 @@
+"""fer_jax/evaluation/pictures.py: the mistakes that are shown are the surest, and what attention shows is what the network has."""
+
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fer_jax.data.schema import Faces
+from fer_jax.evaluation import pictures
+from fer_jax.evaluation.evaluate import Evaluation
+from fer_jax.evaluation.pictures import attention, sample, worst_mistakes, write_pictures
+from fer_jax.model.network import FERNet
+
+NAMES = ('angry', 'happy', 'sad')
+
+
+def evaluation_of(probabilities: list[list[float]]) -> Evaluation:
+    table = np.array(probabilities, np.float32)
+    return Evaluation({}, table, table.argmax(1).astype(np.int32))
+
+
+def faces_of(labels: list[int]) -> Faces:
+    images = np.random.default_rng(0).integers(0, 256, (len(labels), 48, 48), np.uint8)
+    return Faces(images, np.array(labels, np.int32))
+
+
+def network_of(attention: str) -> tuple[FERNet, dict[str, Any]]:
+    """A network of two blocks and its first variables, as plain dictionaries of arrays that may be changed."""
+    network = FERNet(classes=3, attention=attention, blocks=(16, 24), strides=(2, 2))
+    # Two hundred small draws in one program, whose compiling may be quick.
+    first = jax.jit(network.init, static_argnames='train', compiler_options={'xla_backend_optimization_level': 0})
+    variables = first(jax.random.key(0), jnp.zeros((1, 40, 40, 1)), train=False)
+    return network, jax.tree.map(np.array, {name: variables[name] for name in ('params', 'batch_stats')})
+
+
+def test_the_surest_mistakes_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = evaluation_of([[0.9, 0.05, 0.05], [0.1, 0.7, 0.2], [0.0, 0.01, 0.99], [0.8, 0.1, 0.1], [0.2, 0.75, 0.05]])
+    faces = faces_of([0, 0, 1, 2, 0])  # all but the first are wrong
+    drawn = {}
+    monkeypatch.setattr(pictures, 'faces_png', lambda images, captions, title: drawn.update(images=images, captions=captions) or b'png')
+    assert worst_mistakes(found, faces, NAMES) == b'png'
+    assert drawn['captions'] == ['happy → sad\n99.0 %', 'sad → angry\n80.0 %', 'angry → happy\n75.0 %', 'angry → happy\n70.0 %']
+    np.testing.assert_array_equal(drawn['images'], faces.images[[2, 3, 4, 1]])
+    monkeypatch.setattr(pictures, 'MISTAKES', 2)
+    worst_mistakes(found, faces, NAMES)
+    assert len(drawn['captions']) == 2
+
+
+def test_no_mistakes_no_picture() -> None:
+    assert worst_mistakes(evaluation_of([[0.9, 0.1, 0.0]]), faces_of([0]), NAMES) is None
+
+
+def test_a_sample_goes_from_the_least_to_the_most_probable() -> None:
+    probabilities = np.linspace(1, 0, 101)  # the last image is the least probable
+    found = evaluation_of([[p, 1 - p, 0.0] for p in probabilities])
+    places = sample(found, faces_of([0] * 101), 0)
+    assert len(places) == 24 and places[0] == 100 and places[-1] == 0 and (np.diff(places) < 0).all()
+    assert sorted(set(sample(found, faces_of([1, 1, 0] + [2] * 98), 1))) == [0, 1]  # fewer than 24: some twice
+
+
+def test_the_papers_maps_and_gates_are_the_networks() -> None:
+    network, variables = network_of('both')
+    spatial = variables['params']['spatial_attention']['conv']
+    spatial['kernel'][:], spatial['bias'][:] = 0, 1.0  # everywhere sigmoid(1)
+    maps, gates = attention(network, variables, faces_of([0] * 5).images)
+    assert maps.shape == (5, 40, 40) and gates.shape == (5, 24)
+    np.testing.assert_allclose(maps, 1 / (1 + np.exp(-1)), rtol=1e-6)
+    variables['params']['channel_attention']['excite']['kernel'][:] = 0
+    np.testing.assert_allclose(attention(network, variables, faces_of([0] * 5).images)[1], 0.5)
+    assert gates.std() > 0
+
+
+def test_a_map_is_of_the_centre_crop() -> None:
+    network, variables = network_of('spatial')
+    spatial = variables['params']['spatial_attention']['conv']
+    spatial['kernel'][:] = 0
+    spatial['kernel'][1, 1, 1] = 50.0  # the map follows the maximum over the channels, each on its own place
+    variables['params']['stem']['kernel'][:] = 0
+    variables['params']['stem']['kernel'][1, 1, 0, 0] = 1.0
+    images = np.zeros((1, 48, 48), np.uint8)
+    images[0, 10, 20] = 255
+    (seen,), gates = attention(network, variables, images)
+    assert np.unravel_index(seen.argmax(), seen.shape) == (6, 16) and gates is None
+
+
+def test_of_other_attention_the_last_gates_are_shown() -> None:
+    network, variables = network_of('se')
+    for block, bias in (('block1_se', -2.0), ('block2_se', 2.0)):
+        variables['params'][block]['excite']['kernel'][:] = 0
+        variables['params'][block]['excite']['bias'][:] = bias
+    maps, gates = attention(network, variables, faces_of([0]).images)
+    assert maps is None and gates.shape == (1, 24)
+    np.testing.assert_allclose(gates, 1 / (1 + np.exp(-2)), rtol=1e-6)
+
+
+class Plain(nn.Module):
+    """A network that sows nothing."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        return nn.Dense(3)(images.reshape(len(images), -1))
+
+
+def test_pictures_of_an_earlier_scoring_go_away(tmp_path: pathlib.Path) -> None:
+    network, variables = network_of('both')
+    faces = faces_of([0, 0, 2])  # no image of `happy`
+    wrong = evaluation_of([[0.1, 0.8, 0.1]] * 3)
+    names = ['worst_mistakes.png', 'attention_maps.png', 'channel_gates.png']
+    assert write_pictures(tmp_path / 'new', network, variables, wrong, faces, NAMES, 'centre') == names
+    assert all((tmp_path / 'new' / name).read_bytes().startswith(b'\x89PNG') for name in names)
+    assert write_pictures(tmp_path / 'new', network, variables, wrong, faces, NAMES, 'ten') == names[:1]
+    assert [path.name for path in (tmp_path / 'new').iterdir()] == names[:1]
+
+
+def test_a_network_without_attention_has_no_maps(tmp_path: pathlib.Path) -> None:
+    network = Plain()
+    variables = network.init(jax.random.key(0), jnp.zeros((1, 40, 40, 1)), train=False)
+    right = evaluation_of([[0.9, 0.1, 0.0]])
+    assert write_pictures(tmp_path, network, variables, right, faces_of([0]), NAMES, 'centre') == []

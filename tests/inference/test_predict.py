@@ -1,0 +1,438 @@
+"""`predict`, from Python and as a command: the same probabilities as `evaluate`, and every source answered or named."""
+
+import collections
+import csv
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import fer_jax
+from fer_jax.__main__ import SHIPPED, main
+from fer_jax.core.errors import InputError
+from fer_jax.core.parallel import make_mesh
+from fer_jax.data.schema import Faces
+from fer_jax.evaluation.evaluate import make_evaluator
+from fer_jax.inference import annotate, classifier, command, display, sources
+from fer_jax.inference.classifier import Classifier, Face, classify, load, predict
+from fer_jax.inference.faces import Box, Cut, whole
+from fer_jax.inference.sources import Shot
+from fer_jax.model.baselines import make_any
+from fer_jax.runs.weights import load_weights, nested
+from tests.drawn import photo
+from tests.tiny_weights import FER, write_weights
+
+cv2 = pytest.importorskip('cv2')
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return write_weights(tmp_path_factory.mktemp('weights') / 'tiny.safetensors')
+
+
+@pytest.fixture(scope='module')
+def tiny(weights: pathlib.Path) -> Classifier:
+    return load(weights)
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier, 'BATCHES', (4,))  # one program to compile
+
+
+def drawn_faces(count: int) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (count, 48, 48), np.uint8)
+
+
+# --- Probabilities
+
+
+def test_probabilities_are_the_networks(weights, tiny):
+    """Six faces in calls of 4 and 2, against the network applied to views cut by hand, softmax and mean in float64."""
+    faces = drawn_faces(6)
+    places = [(4, 4), (0, 0), (0, 8), (8, 0), (8, 8)]
+    views = np.stack(
+        [faces[:, y : y + 40, x : x + 40] for y, x in places] + [faces[:, y : y + 40, x : x + 40][..., ::-1] for y, x in places]
+    )
+    inputs = (views.reshape(-1, 40, 40, 1).astype(np.float32) - 127.5) / 63.75
+    held = load_weights(weights)
+    network = make_any(held.config.network, len(FER))
+    logits = np.asarray(jax.jit(lambda v, x: network.apply(v, x, train=False))(nested(held.variables), inputs), np.float64)
+    chances = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).reshape(10, 6, 7)
+    np.testing.assert_allclose(tiny.probabilities(faces), chances[0], atol=2e-6)
+    np.testing.assert_allclose(load(weights, 'ten').probabilities(faces), chances.mean(0), atol=2e-6)
+
+
+def test_calls_have_few_sizes(monkeypatch):
+    """Each size is a program to compile: 9 faces are 4, 4 and 1, three are 4 with one that does not count."""
+    sizes = []
+
+    def score(images, labels, counted):
+        sizes.append(len(images))
+        return None, np.log(np.full((len(images), 7), np.maximum(images.mean((1, 2)), 1)[:, None] / 255, np.float32)), None
+
+    monkeypatch.setattr(classifier, 'BATCHES', (1, 4))
+    faces = np.arange(1, 10, dtype=np.uint8)[:, None, None] * np.ones((48, 48), np.uint8)
+    found = Classifier('x', FER, 'centre', '', score)
+    np.testing.assert_allclose(found.probabilities(faces)[:, 3], np.arange(1, 10) / 255, rtol=1e-5)
+    assert sizes == [4, 4, 1]
+    assert len(found.probabilities(faces[:3])) == 3 and sizes[3:] == [4]
+
+
+def test_cropped_files_give_what_evaluate_gives(weights, tiny, tmp_path):
+    """Through files, --no-detect and calls of four on one device, against an evaluation of the same pixels on all devices."""
+    faces = drawn_faces(6)
+    for number, face in enumerate(faces):
+        Image.fromarray(face).save(tmp_path / f'{number}.png')
+    held = load_weights(weights)
+    network = make_any(held.config.network, len(FER))
+    evaluate = make_evaluator(lambda v, x: network.apply(v, x, train=False), make_mesh(8), 'centre', FER, 8)
+    evaluation = evaluate(nested(held.variables), Faces(faces, np.zeros(6, np.int32)))
+    found = predict(tmp_path, tiny, detect=False)
+    assert [face.label for face in found] == [FER[position] for position in evaluation.predictions]
+    np.testing.assert_allclose([list(face.probabilities.values()) for face in found], evaluation.probabilities, atol=1e-6)
+    for face, pixels in zip(found, faces, strict=True):
+        np.testing.assert_array_equal(face.pixels, pixels)
+
+
+def test_no_faces_no_probabilities(tiny):
+    assert tiny.probabilities(drawn_faces(0)).shape == (0, 7)
+
+
+def test_output_that_is_not_finite_is_an_error(tiny):
+    def score(images, labels, counted):
+        return None, np.full((len(images), 7), np.nan, np.float32), None
+
+    broken = Classifier('broken', FER, 'centre', '', score)
+    with pytest.raises(InputError, match='broken: the network gives no finite output'):
+        broken.probabilities(drawn_faces(1))
+
+
+# --- From Python
+
+
+def test_the_package_brings_jax_only_with_load_and_predict():
+    code = 'import sys, fer_jax; assert "jax" not in sys.modules; fer_jax.nothing'
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
+    assert "AttributeError: module 'fer_jax' has no attribute 'nothing'" in result.stderr
+    assert fer_jax.predict is predict and fer_jax.load is load
+    assert classifier.SHIPPED == SHIPPED
+
+
+def test_arrays_paths_and_lists(tiny, tmp_path):
+    picture = photo(300, 500, [(30, 60, 120), (300, 80, 150)])
+    Image.fromarray(picture).save(tmp_path / 'two.png')
+    from_array = predict(picture, tiny)
+    assert len(from_array) == 2 and {face.source for face in from_array} == {''}
+    assert predict(tmp_path / 'two.png', tiny)[0].source == str(tmp_path / 'two.png')
+    found = predict([picture, str(tmp_path / 'two.png'), photo(50, 50, [])], tiny)
+    assert [face.box for face in found] == 2 * [face.box for face in from_array]
+    for face in found:
+        assert sum(face.probabilities.values()) == pytest.approx(1, abs=1e-5)
+        assert face.probabilities[face.label] == max(face.probabilities.values())
+        assert face.frame is None
+    assert predict([], tiny) == []
+
+
+def test_a_picture_that_cannot_be_read_is_an_error(tiny, tmp_path):
+    (tmp_path / 'a.png').write_bytes(b'nothing')
+    for path, message in [(tmp_path / 'a.png', 'a.png: not an image'), (tmp_path / 'b.png', 'b.png: no such file'), ('0', 'no such file')]:
+        with pytest.raises(InputError, match=message):
+            predict(path, tiny)
+    with pytest.raises(InputError, match="unknown views 'tne'"):
+        load(views='tne')
+
+
+def test_pictures_wait_only_until_a_batch_is_full(tiny, monkeypatch):
+    """However long a video: what is held back has at most as many faces as a batch, and at most MOST_PIXELS."""
+    taken = []
+
+    def endless(faces):
+        picture = photo(60, 60, [])
+        while True:
+            taken.append(1)
+            yield Shot('x', len(taken), picture, faces * [whole(picture)])
+
+    pictures = classify(endless(1), tiny)
+    next(pictures)
+    assert len(taken) == 4
+    monkeypatch.setattr(classifier, 'MOST_PIXELS', 10 * 60 * 60)
+    taken.clear()
+    next(classify(endless(0), tiny))
+    assert len(taken) == 10
+    taken.clear()
+    next(classify(endless(1), tiny, wait=False))
+    assert len(taken) == 1
+
+
+# --- The command
+
+
+def video(path: pathlib.Path, frames: int) -> None:
+    """A face in all frames but the first two."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), 10, (160, 120))
+    for number in range(frames):
+        writer.write(photo(120, 160, [(30 + number, 10, 90)] if number >= 2 else []))
+    writer.release()
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path) -> pathlib.Path:
+    (tmp_path / 'in/below').mkdir(parents=True)
+    Image.fromarray(photo(300, 500, [(30, 60, 120), (300, 80, 150)])).save(tmp_path / 'in/b.jpg')
+    Image.fromarray(photo(100, 100, [])).save(tmp_path / 'in/below/none.png')
+    (tmp_path / 'in/a.png').write_bytes((tmp_path / 'in/b.jpg').read_bytes()[:3000])
+    (tmp_path / 'in/notes.txt').write_text('no picture')
+    video(tmp_path / 'in/film.avi', 12)
+    content = (tmp_path / 'in/film.avi').read_bytes()
+    (tmp_path / 'in/short.avi').write_bytes(content[: len(content) // 2])
+    (tmp_path / 'in/text.mp4').write_text('#EXTM3U\n')
+    return tmp_path
+
+
+def test_every_source_is_answered_or_named(folder, weights, tiny, capfd):
+    arguments = ['predict', str(folder / 'in'), str(folder / 'gone'), '99', '--checkpoint', str(weights)]
+    outputs = ['--json', str(folder / 'o.json'), '--csv', str(folder / 'o.csv'), '--annotated', str(folder / 'out')]
+    assert main([*arguments, *outputs]) == 2
+    printed, said = capfd.readouterr()
+    inside = folder / 'in'
+    problems = [
+        f'{folder}/gone: no such file or folder',
+        f'{inside}/a.png: damaged image',
+        f'{inside}/short.avi: ',
+        f'{inside}/text.mp4: cut short, damaged, or no video',
+        'camera 99: cannot be opened',
+    ]
+    lines = [line for line in said.splitlines() if line.startswith('error: ')]  # OpenCV, if it was there before us, has its own to say
+    for line, problem in zip(lines, problems, strict=True):
+        assert line.startswith(f'error: {problem}')
+    assert '1 of 7 files are neither pictures nor videos' in printed
+    assert f'{inside}/below/none.png     –  no face found' in printed
+    assert f'{inside}/film.avi: faces in 10 of 12 frames (1.2 s); ' in printed
+    assert '2 pictures, 2 videos, ' in printed and ' faces, 5 problems\n' in printed
+
+    record = json.loads((folder / 'o.json').read_text())
+    assert (record['checkpoint'], record['views'], tuple(record['classes'])) == ('tiny', 'centre', FER)
+    assert [f'error: {problem}' for problem in record['problems']] == lines
+    with open(folder / 'o.csv', newline='') as file:
+        table = list(csv.DictReader(file))
+    expected = predict([inside / 'b.jpg', inside / 'film.avi'], tiny)
+    for rows, value in ((record['faces'], int), (table, str)):
+        rows = [row for row in rows if row['source'] in (str(inside / 'b.jpg'), str(inside / 'film.avi'))]
+        assert len(rows) == len(expected) == 12
+        for row, face in zip(rows, expected, strict=True):
+            box = row.get('box', row)
+            assert [box[side] for side in Box._fields] == [value(each) for each in face.box]
+            assert row['label'] == face.label and row['frame'] in (face.frame, '' if face.frame is None else str(face.frame))
+            for name, probability in face.probabilities.items():
+                assert float(row.get('probabilities', row)[name]) == pytest.approx(probability, abs=1e-6)
+    assert [face.frame for face in expected] == [None, None, *range(2, 12)]
+
+    assert sorted(path.relative_to(folder / 'out').as_posix() for path in (folder / 'out').rglob('*') if path.is_file()) == [
+        'b.jpg',
+        'below/none.png',
+        'film.avi.mp4',
+        'short.avi.mp4',
+    ]
+    drawn = cv2.VideoCapture(str(folder / 'out/film.avi.mp4'))
+    assert [drawn.get(each) for each in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FPS)] == [12, 160, 10]
+
+
+def test_frames_after_a_broken_one_are_read(tmp_path):
+    video(tmp_path / 'a.avi', 12)
+    content = bytearray((tmp_path / 'a.avi').read_bytes())
+    chunks = [place for place in range(content.index(b'movi'), len(content)) if content[place : place + 4] == b'00dc']
+    content[chunks[5] + 8 : chunks[6]] = bytes(chunks[6] - chunks[5] - 8)
+    (tmp_path / 'a.avi').write_bytes(content)
+    found = []
+    with pytest.raises(InputError, match='a.avi: 1 of 12 frames could not be read'):
+        for shot in sources.shots(str(tmp_path / 'a.avi'), None):
+            found.append(shot.frame)
+    assert found == [0, 1, 2, 3, 4, *range(6, 12)]
+
+
+def test_a_signal_ends_a_video_and_keeps_what_was_found(folder, weights, tiny, monkeypatch, capfd):
+    def detect(picture):
+        calls.append(1)
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return [whole(picture)]
+
+    calls = []
+    monkeypatch.setattr(command, 'make_detector', lambda model: detect)
+    monkeypatch.setattr(command, 'load', lambda checkpoint, views: tiny)  # compiled already
+    arguments = ['predict', str(folder / 'in/film.avi'), str(folder / 'in/b.jpg'), '--checkpoint', str(weights)]
+    assert main([*arguments, '--csv', str(folder / 'o.csv'), '--annotated', str(folder / 'out')]) == 130
+    assert 'faces in 5 of 5 frames' in capfd.readouterr().out
+    assert len((folder / 'o.csv').read_text().splitlines()) == 6
+    assert cv2.VideoCapture(str(folder / 'out/film.avi.mp4')).get(cv2.CAP_PROP_FRAME_COUNT) == 5
+
+
+def test_a_signal_is_how_a_camera_ends(weights, tiny, monkeypatch, capfd):
+    class Camera:
+        def __init__(self, number):
+            assert number == 3
+
+        def isOpened(self):
+            return True
+
+        def get(self, field):
+            return -1.0  # what cameras say of what they do not know
+
+        def read(self):
+            if len(taken) == 4:
+                os.kill(os.getpid(), signal.SIGINT)
+            taken.append(1)
+            return True, photo(120, 160, [(30, 10, 90)])
+
+        def release(self):
+            released.append(1)
+
+    taken, released = [], []
+    monkeypatch.setattr(cv2, 'VideoCapture', Camera)
+    monkeypatch.setattr(command, 'load', lambda checkpoint, views: tiny)
+    assert main(['predict', '3', '--checkpoint', str(weights)]) == 0
+    assert 'camera 3: faces in 5 of 5 frames; ' in capfd.readouterr().out
+    assert released == [1]
+
+
+def test_cropped_pictures_need_no_opencv_and_videos_say_that_they_do(folder, weights, tiny, monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, 'cv2', None)
+    monkeypatch.setattr(command, 'load', lambda checkpoint, views: tiny)
+    arguments = ['predict', str(folder / 'in/b.jpg'), str(folder / 'in/film.avi'), '--checkpoint', str(weights)]
+    assert main(arguments) == 2
+    assert capfd.readouterr().err.startswith('error: finding faces needs OpenCV')
+    assert main([*arguments, '--no-detect', '--annotated', str(folder / 'out')]) == 2
+    printed, said = capfd.readouterr()
+    assert '     1  100, 0, 300 × 300 ' in printed
+    assert said.startswith('error: reading a video needs OpenCV') and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--annotated', 'in'], '--annotated in: that would replace in/b.jpg'),
+        (['--annotated', 'in/b.jpg'], '--annotated in/b.jpg: '),
+        (['--json', 'gone/o.json'], '--json gone/o.json: No such file'),
+        (['--checkpoint', 'none'], 'none: no run, no weights file'),
+        (['--workdir', 'x'], '--workdir and --checkpoint both name weights'),
+        (['--detector-model', 'in/notes.txt'], 'in/notes.txt: no YuNet model'),
+        (['--detector-model', 'x', '--no-detect'], 'argument --no-detect: not allowed'),
+        (['--config.seed=1'], '--config.seed: predictions take the weights as they are'),
+    ],
+)
+def test_arguments_that_cannot_be(folder, weights, tiny, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(folder)
+    assert main(['predict', 'in/b.jpg', '--checkpoint', str(weights), *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f'error: {message}')
+    assert not list(folder.glob('*.tmp')) and not list(folder.glob('.*'))
+
+
+# --- Where things go
+
+
+def test_what_is_drawn_keeps_apart(tmp_path):
+    names = {
+        'x/a.jpg': 'a.jpg',
+        'y/a.jpg': 'a.jpg',
+        'x/a.tif': 'a.tif',
+        'x/a.avi': 'a.avi',
+        'x/a.mp4': 'a.mp4',
+        '0': '0',
+        'z/b.png': 'z/b.png',
+    }
+    found = command.annotated_files(names, tmp_path / 'out')
+    assert [path.relative_to(tmp_path / 'out').as_posix() for path in found.values()] == [
+        'a.jpg',
+        'a-2.jpg',
+        'a.tif.png',
+        'a.avi.mp4',
+        'a.mp4',
+        'camera0.mp4',
+        'z/b.png',
+    ]
+    assert (tmp_path / 'out/z').is_dir()
+
+
+def test_a_folder_stands_for_its_pictures_and_videos(tmp_path):
+    for name in ('b.PNG', 'a.jpeg', 'c/d.MOV', '.hidden.png', 'text.txt'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    files, others = sources.expand(str(tmp_path))
+    assert [os.path.relpath(file, tmp_path) for file in files] == ['a.jpeg', 'b.PNG', 'c/d.MOV'] and others == 1
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(InputError, match='holds no picture and no video'):
+        sources.expand(str(tmp_path / 'empty'))
+    os.mkfifo(tmp_path / 'pipe.png')
+    with pytest.raises(InputError, match='pipe.png: not a regular file|no such file'):
+        list(sources.shots(str(tmp_path / 'pipe.png'), None))
+
+
+# --- What is printed
+
+
+def test_a_row_for_each_face():
+    faces = [found(Box(1, 2, 30, 40)), found(Box(100, 200, 50, 60), 'sad')]
+    assert display.rows('a.jpg', faces, 7, 8) == [
+        'a.jpg       1  1, 2, 30 × 40         happy 60.0 %      (angry 6.7 %, disgust 6.7 %)',
+        'a.jpg       2  100, 200, 50 × 60     sad 60.0 %        (angry 6.7 %, disgust 6.7 %)',
+    ]
+    assert display.rows('b.jpg', [], 7, 8) == ['b.jpg       –  no face found']
+
+
+def test_a_videos_lines():
+    labels = collections.Counter(happy=30, sad=8, fear=1, angry=1)
+    seen = display.Video('a.mp4', sources.Footage(200, 25.0), 100.0, frames=50, with_faces=30, labels=labels)
+    assert display.summary(seen) == 'a.mp4: faces in 30 of 50 frames (2.0 s); happy 75 %, sad 20 %, fear 2 %'
+    assert display.progress(seen, [found(Box(0, 0, 9, 9))], 105.0) == 'a.mp4: frame 50 of 200, 10.0 frames/s: happy 60 %'
+    assert display.progress(seen, [], 100.1) == 'a.mp4: frame 50 of 200: no face'
+    camera = display.Video('1', sources.Footage(0, 30.0), 0.0, frames=2)
+    assert display.summary(camera) == 'camera 1: faces in 0 of 2 frames'
+
+
+# --- What is drawn
+
+
+def found(box: Box, label: str = 'happy') -> Face:
+    chances = {name: 0.6 if name == label else 0.4 / 6 for name in FER}
+    return Face(box, label, chances, '', None, Cut(box, np.zeros((48, 48), np.uint8)).pixels)
+
+
+def test_boxes_and_bars_are_drawn_and_the_picture_is_kept_elsewhere():
+    picture = photo(400, 800, [(100, 100, 160)])
+    drawn = annotate.annotate(picture, [found(Box(100, 100, 160, 160))], cropped=False)
+    happy, sad = (tuple(bytes.fromhex(annotate.COLOURS[FER.index(name)][1:])) for name in ('happy', 'sad'))
+    assert tuple(drawn[200, 100]) == tuple(drawn[259, 180]) == happy, 'the left and the lower side'
+    np.testing.assert_array_equal(drawn[110:250, 110:250], picture[110:250, 110:250])
+    np.testing.assert_array_equal(drawn[:, 460:], picture[:, 460:])
+    bars = drawn[100:250, 264:440]
+    lengths = [(bars == colour).all(-1).sum(1).max() for colour in (happy, sad)]
+    assert lengths[0] == pytest.approx(9 * lengths[1], rel=0.2), 'bars as long as the classes are probable'
+
+
+def test_no_bars_over_another_face_and_none_in_a_crowd():
+    size = (300, 110)
+    assert annotate.place(Box(0, 0, 100, 100), 90, 80, size, [Box(0, 0, 100, 100)]) == (104, 0, 90, 80)
+    assert annotate.place(Box(200, 0, 100, 100), 90, 80, size, []) == (106, 0, 90, 80), 'on the left, where the right has no room'
+    assert annotate.place(Box(0, 0, 100, 100), 90, 80, size, [Box(193, 70, 100, 30)]) is None
+    boxes = [Box(10 + 100 * column, 100, 60, 60) for column in range(9)]
+    crowd = annotate.annotate(photo(400, 1000, []), [found(box) for box in boxes], cropped=False)
+    assert (crowd[200:] == 120).all(), 'boxes and names only'
+
+
+def test_cropped_faces_are_drawn_larger_with_bars_at_their_side():
+    picture, face = photo(48, 48, [(0, 0, 48)]), found(Box(0, 0, 48, 48))
+    factor = annotate.enlargement(picture, [face], cropped=True)
+    assert factor == pytest.approx(320 / 48)
+    drawn = annotate.annotate(picture, [face], True, factor)
+    assert drawn.shape == (320, 320 + round(8.5 * 30) + 30, 3)
+    assert annotate.enlargement(photo(400, 400, []), [], cropped=False) == 1
+    assert annotate.enlargement(photo(400, 400, []), [found(Box(0, 0, 55, 55))], cropped=False) == pytest.approx(2)
+    assert annotate.enlargement(photo(1200, 1600, []), [found(Box(0, 0, 11, 11))], cropped=False) == pytest.approx(1.5)

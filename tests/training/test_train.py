@@ -1,0 +1,232 @@
+"""Whole runs as a user starts them: to the end, killed and resumed, refused, diverged; evaluated here and elsewhere."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import time
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from fer_jax.core.config import load_config
+from fer_jax.core.errors import InputError
+from fer_jax.runs.claims import holding
+from fer_jax.training.run import check_workdir, claim_workdir
+from tests.tiny import overrides, run, start
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return tmp_path_factory.mktemp('runs')
+
+
+@pytest.fixture(scope='module')
+def finished(folder: pathlib.Path) -> pathlib.Path:
+    """The workdir of a tiny run that nothing interrupted."""
+    workdir = folder / 'finished'
+    code, out, err = run('train', '--workdir', str(workdir), *overrides(folder))
+    assert code == 0, err
+    assert 'accuracy' in out and 'precision' in out and str(workdir) in out
+    return workdir
+
+
+def parameters(workdir: pathlib.Path) -> dict[str, np.ndarray]:
+    """Every array of the latest checkpoint, read by Orbax alone."""
+    step = max(int(path.name) for path in (workdir / 'checkpoints' / 'latest').iterdir() if path.name.isdecimal())
+    tree = ocp.StandardCheckpointer().restore((workdir / 'checkpoints' / 'latest' / str(step) / 'state').absolute())
+    import jax
+
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def assert_same_run(a: pathlib.Path, b: pathlib.Path) -> None:
+    """Parameters, log and scores of two runs are equal to the last bit."""
+    left, right = parameters(a), parameters(b)
+    assert left.keys() == right.keys()
+    for name in left:
+        np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+    assert (a / 'metrics.jsonl').read_text() == (b / 'metrics.jsonl').read_text()
+    ours, theirs = (json.loads((each / 'result.json').read_text()) for each in (a, b))
+    for key in ('validation_centre', 'test_centre', 'test_ten', 'best_step', 'steps', 'parameters'):
+        assert ours[key] == theirs[key], key
+
+
+def test_a_run_leaves_all_its_files(finished: pathlib.Path) -> None:
+    result = json.loads((finished / 'result.json').read_text())
+    assert 0 <= result['test_centre']['accuracy'] <= 1
+    assert result['test_centre']['count'] == sum(map(sum, result['test_centre']['confusion_matrix']))
+    assert result['environment']['packages']['jax'] and result['config']['batch_size'] == 32
+    for name in ('validation-centre', 'test-centre', 'test-ten'):
+        files = {path.name for path in (finished / 'evaluations' / f'best-{name}').iterdir()}
+        assert files >= {'result.json', 'predictions.csv', 'confusion_matrix.png'}
+    lines = [json.loads(line) for line in (finished / 'metrics.jsonl').read_text().splitlines()]
+    train = [line['step'] for line in lines if line['kind'] == 'train']
+    assert train == sorted(set(train)) and train[-1] == result['steps']
+    assert not list(finished.rglob('*.tmp*'))
+
+
+def test_the_best_checkpoint_is_the_best_validation_line(finished: pathlib.Path) -> None:
+    lines = [json.loads(line) for line in (finished / 'metrics.jsonl').read_text().splitlines()]
+    scores = [(line['accuracy'], -line['step']) for line in lines if line['kind'] == 'validation']
+    best_accuracy, minus_step = max(scores)
+    result = json.loads((finished / 'result.json').read_text())
+    assert result['best_step'] == -minus_step
+    assert result['validation_centre']['accuracy'] == pytest.approx(best_accuracy)
+
+
+def test_a_workdir_in_which_another_process_trains_is_refused(finished: pathlib.Path, folder: pathlib.Path) -> None:
+    workdir = folder / 'taken'
+    workdir.mkdir()
+    shutil.copy(finished / 'config.json', workdir)
+    with holding(workdir / 'claims', 'run', 'this test'):
+        code, _, err = run('train', '--workdir', str(workdir), *overrides(folder))
+    assert code == 2 and err.count('\n') == 1
+    assert f'error: {workdir}: process {os.getpid()} on host ' in err and 'is at work there' in err
+    assert not (workdir / 'metrics.jsonl').exists()
+
+
+def test_what_a_killed_process_has_left_is_no_other_thing_and_is_cleared_away(folder: pathlib.Path) -> None:
+    """A kill before config.json is in its place, and one within a write later."""
+    workdir = folder / 'killed_early'
+    (workdir / 'claims').mkdir(parents=True)
+    left = [workdir / '.config.json.123-0a1b2c3d.tmp', workdir / 'evaluations' / '.result.json.99-deadbeef.tmp']
+    config = load_config('configs/toyfaces.py', {})
+    left[0].write_text('{')
+    check_workdir(workdir, config)
+    left[1].parent.mkdir()
+    left[1].write_text('')
+    (workdir / 'config.json').write_text(json.dumps(config.to_dict()))
+    mine = workdir / '.mine.tmp'
+    mine.write_text('kept: no name that this package gives')
+    with claim_workdir(workdir, config):
+        assert not any(path.exists() for path in left) and mine.exists()
+    (folder / 'new').mkdir()
+    (folder / 'new' / 'evaluations').mkdir()
+    with pytest.raises(InputError, match='is no run'):
+        check_workdir(folder / 'new', config)
+
+
+def test_a_finished_run_says_so(finished: pathlib.Path, folder: pathlib.Path) -> None:
+    before = (finished / 'result.json').stat().st_mtime_ns
+    code, out, _ = run('train', '--workdir', str(finished), *overrides(folder))
+    assert code == 0 and 'finished' in out
+    assert (finished / 'result.json').stat().st_mtime_ns == before
+
+
+def test_another_configuration_is_refused_with_the_fields(finished: pathlib.Path, folder: pathlib.Path) -> None:
+    code, _, err = run('train', '--workdir', str(finished), *overrides(folder, seed='7', optimizer__learning_rate='0.02'))
+    assert code == 2
+    assert 'seed: 0 → 7' in err and 'optimizer.learning_rate: 0.01 → 0.02' in err and err.count('\n') == 1
+
+
+def test_a_folder_of_something_else_is_refused(folder: pathlib.Path) -> None:
+    other = folder / 'other'
+    other.mkdir()
+    (other / 'thesis.txt').write_text('all of it')
+    code, _, err = run('train', '--workdir', str(other), *overrides(folder))
+    assert code == 2 and 'no run' in err
+    assert [path.name for path in other.iterdir()] == ['thesis.txt']
+
+
+def kill_at(step: int, number: int, workdir: pathlib.Path, *arguments: str) -> tuple[int, str]:
+    """Starts a run and sends it a signal once its log has come to `step`; returns exit code and standard error."""
+    process = start('train', '--workdir', str(workdir), *arguments)
+    log, deadline = workdir / 'metrics.jsonl', time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        seen = re.findall(r'"step": (\d+)', log.read_text()) if log.exists() else []
+        if seen and int(seen[-1]) >= step:
+            break
+        time.sleep(0.002)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=240)
+    return process.returncode, err
+
+
+def test_kill_9_and_resume_is_bitwise_the_same_run(finished: pathlib.Path, folder: pathlib.Path) -> None:
+    workdir = folder / 'killed'
+    code, _ = kill_at(20, signal.SIGKILL, workdir, *overrides(folder))
+    assert code == -signal.SIGKILL and not (workdir / 'result.json').exists()
+    code, _, err = run('train', '--workdir', str(workdir), *overrides(folder))
+    assert code == 0, err
+    assert_same_run(finished, workdir)
+    assert json.loads((workdir / 'result.json').read_text())['starts'] == 2
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_the_same_command_goes_on(finished: pathlib.Path, folder: pathlib.Path) -> None:
+    workdir = folder / 'stopped'
+    code, err = kill_at(15, signal.SIGTERM, workdir, *overrides(folder))
+    assert code == 75 and 'goes on from there' in err
+    stopped_at = int(re.search(r'at step (\d+)', err)[1])
+    code, _, err = run('train', '--workdir', str(workdir), *overrides(folder))
+    assert code == 0 and f'resuming at step {stopped_at}' in err
+    assert_same_run(finished, workdir)
+
+
+@pytest.mark.slow
+def test_divergence_stops_with_the_steps_and_keeps_the_checkpoint(folder: pathlib.Path) -> None:
+    workdir = folder / 'diverged'
+    fields = {'optimizer__learning_rate': '100', 'optimizer__weight_decay': '10', 'optimizer__clip': 'none', 'epochs': '40'}
+    arguments = overrides(folder, train__checkpoint_every_epochs='0.15', **fields)
+    code, _, err = run('train', '--workdir', str(workdir), *arguments)
+    told = re.search(
+        r'the loss is (?:nan|inf|[0-9.e+]+, above train.loss_limit=100,) at step (\d+), seen when steps \d+ to \d+ were looked at;'
+        r' the checkpoint of step (\d+) stands',
+        err,
+    )
+    assert code == 1 and told and int(told[2]) < int(told[1]), err
+    assert 'Traceback' not in err and not (workdir / 'result.json').exists()
+    assert all(np.isfinite(value).all() for value in parameters(workdir).values())
+
+
+@pytest.mark.slow
+def test_evaluate_repeats_the_runs_own_score_elsewhere(finished: pathlib.Path, folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    copy = tmp_path / 'copy'
+    shutil.copytree(finished, copy)
+    prepared = f'--config.data.prepared={tmp_path / "prepared"}'
+    code, out, err = run('evaluate', '--workdir', str(copy), '--split', 'test', '--views', 'ten', prepared)
+    assert code == 0, err
+    scored = json.loads((copy / 'evaluations' / 'best-test-ten' / 'result.json').read_text())
+    result = json.loads((finished / 'result.json').read_text())
+    assert {key: scored[key] for key in result['test_ten']} == result['test_ten']
+
+
+@pytest.mark.slow
+def test_evaluate_refuses_in_one_line(finished: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    for arguments, word in (
+        (['--workdir', str(tmp_path)], 'no run there'),
+        (['--workdir', str(finished), '--checkpoint', '99999'], "no checkpoint '99999'"),
+        (['--workdir', str(finished), '--split', 'PublicTest'], 'unknown split'),
+        (['--workdir', str(finished), '--config.seed=3'], 'seed'),
+        (['--workdir', str(finished), '--vews', 'ten'], "did you mean '--views'"),
+    ):
+        code, _, err = run('evaluate', *arguments)
+        assert code == 2 and word in err and err.count('\n') == 1, err
+
+
+@pytest.mark.slow
+def test_data_of_another_content_are_refused(finished: pathlib.Path, folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    copy = tmp_path / 'copy'
+    shutil.copytree(finished, copy)
+    config = json.loads((copy / 'config.json').read_text())
+    config['data']['toyfaces_images'] = 700
+    (copy / 'config.json').write_text(json.dumps(config))
+    code, _, err = run('evaluate', '--workdir', str(copy), f'--config.data.prepared={folder / "prepared"}')
+    assert code == 2 and 'not the data' in err
+
+
+def test_a_run_whose_views_grow(folder: pathlib.Path) -> None:
+    """Half of the run on views of 16×16: a kill in it changes no bit, and the best checkpoint is one of the full size."""
+    arguments = overrides(folder, augment__early_side='16', augment__early_share='0.5')
+    code, _ = kill_at(20, signal.SIGKILL, folder / 'growing-killed', *arguments)
+    assert code == -signal.SIGKILL
+    for name in ('growing', 'growing-killed'):
+        code, _, err = run('train', '--workdir', str(folder / name), *arguments)
+        assert code == 0, err
+    assert_same_run(folder / 'growing', folder / 'growing-killed')
+    result = json.loads((folder / 'growing' / 'result.json').read_text())
+    assert result['best_step'] > result['steps'] / 2

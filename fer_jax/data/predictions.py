@@ -1,11 +1,11 @@
-"""A teacher's probabilities for the training images, out of an evaluation's predictions.csv (Hinton et al., 2015)."""
+"""An evaluation's predictions.csv, read again: a teacher's probabilities (Hinton et al., 2015), or what a temperature is fitted to."""
 
 import csv
 import io
 import os
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int32
 
 from fer_jax.core.errors import InputError
 from fer_jax.core.files import read_text
@@ -21,6 +21,24 @@ def read_teacher(path: str | os.PathLike, faces: Faces, class_names: tuple[str, 
     Raises:
       InputError: no such file, or a row that is not of these images: the file, line and field.
     """
+    labels, probabilities = read_predictions(path, class_names)
+    if len(labels) != len(faces):
+        raise InputError(f'{path}: {len(labels):,} predictions for {len(faces):,} training images (is data.dedup the same?)')
+    for line, (label, own) in enumerate(zip(labels, faces.labels, strict=True), start=2):
+        if label != own:
+            theirs, ours = class_names[label], class_names[own]
+            raise InputError(f'{path}, line {line}: label {theirs!r}, but that training image is {ours!r}: not the same images')
+    return probabilities
+
+
+def read_predictions(
+    path: str | os.PathLike, class_names: tuple[str, ...]
+) -> tuple[Int32[np.ndarray, 'n'], Float32[np.ndarray, 'n classes']]:
+    """(labels, probabilities) of each image, in the file's order; each row of the latter is scaled to sum to 1.
+
+    Raises:
+      InputError: no such file, or a row that is none of an evaluation with these classes: the file, line and field.
+    """
     columns = [f'probability_{name}' for name in class_names]
     try:
         rows = csv.DictReader(io.StringIO(read_text(path), newline=''))
@@ -28,14 +46,13 @@ def read_teacher(path: str | os.PathLike, faces: Faces, class_names: tuple[str, 
             raise InputError(f'{path}, line 1: no predictions of these classes: expected the columns index, label, {", ".join(columns)}')
         found = [_row(path, line, row, columns) for line, row in enumerate(rows, start=2)]
     except csv.Error as error:
-        raise InputError(f'data.teacher {path}: {error}') from None
-    if len(found) != len(faces):
-        raise InputError(f'{path}: {len(found):,} predictions for {len(faces):,} training images (is data.dedup the same?)')
-    for line, ((label, _), own) in enumerate(zip(found, faces.labels, strict=True), start=2):
-        if label != class_names[own]:
-            raise InputError(f'{path}, line {line}: label {label!r}, but that training image is {class_names[own]!r}: not the same images')
+        raise InputError(f'{path}: {error}') from None
+    for line, (label, _) in enumerate(found, start=2):
+        if label not in class_names:
+            raise InputError(f'{path}, line {line}: label {label!r} is none of {", ".join(class_names)}')
+    labels = np.array([class_names.index(label) for label, _ in found], np.int32)
     probabilities = np.array([values for _, values in found], np.float64).reshape(-1, len(columns))
-    return (probabilities / probabilities.sum(1, keepdims=True)).astype(np.float32)
+    return labels, (probabilities / probabilities.sum(1, keepdims=True)).astype(np.float32)
 
 
 def _row(path: str | os.PathLike, line: int, row: dict[str, str], columns: list[str]) -> tuple[str, list[float]]:

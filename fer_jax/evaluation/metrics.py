@@ -70,15 +70,17 @@ class EvaluationState(clu.metrics.Metric):
 def summarise(state: EvaluationState, class_names: tuple[str, ...]) -> dict[str, Any]:
     """Every reported figure: those of statistics.summarise_confusion, `nll`, the mean in nats, and `calibration_error`.
 
-    That is the expected calibration error over 15 bins of equal width (Guo et al., 2017).
-
     Raises:
       ValueError: the state holds no image, or its classes are not as many as the names.
     """
     figures = summarise_confusion(np.asarray(state.confusion, np.int64), class_names)
+    return figures | {'nll': float(state.nll) / figures['count'], 'calibration_error': calibration_error(state)}
+
+
+def calibration_error(state: EvaluationState) -> float:
+    """The expected calibration error over 15 bins of equal width (Guo et al., 2017), in 0..1."""
     gaps = np.abs(np.asarray(state.bin_correct, np.float64) - np.asarray(state.bin_confidence, np.float64))
-    count = figures['count']
-    return figures | {'nll': float(state.nll) / count, 'calibration_error': float(gaps.sum()) / count}
+    return float(gaps.sum()) / int(state.count)
 
 
 def table(summary: dict[str, Any], title: str) -> str:

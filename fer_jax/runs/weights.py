@@ -18,7 +18,9 @@ from ml_collections import ConfigDict
 from fer_jax.core.config import from_record
 from fer_jax.core.errors import InputError
 from fer_jax.core.files import check_fields, read_bytes, read_json, write_atomic
+from fer_jax.data.predictions import read_predictions
 from fer_jax.data.views import CROP_SIDE
+from fer_jax.evaluation.calibration import calibration, divided, fit_temperature
 from fer_jax.model.baselines import make_any
 from fer_jax.runs.checkpoint import read_best
 
@@ -245,7 +247,9 @@ def export_weights(workdir: pathlib.Path, out: pathlib.Path) -> None:
     """Writes the best checkpoint of the finished run in `workdir` to `out`, with what its model card needs.
 
     The metadata: name, config (paths shortened to their last part), class_names, step, seed, content_sha256 of the data,
-    protocol, results (each split and views as of metrics.summarise), init_from, code revision and package versions.
+    protocol, results (each split and views as of metrics.summarise), init_from, code revision and package versions; and the
+    temperature by which the head is divided here, fitted to the run's own predictions of the validation split. So every
+    runtime gives probabilities that come true; which class is the most probable of one view stays as it was.
 
     Raises:
       InputError: no finished run is there, or `out` cannot be written.
@@ -257,7 +261,8 @@ def export_weights(workdir: pathlib.Path, out: pathlib.Path) -> None:
     split = 'test' if 'test_centre' in scores else 'validation'
     titles = {split: str} | {key.rpartition('_')[0]: str for key in scores}
     check_fields(result['split_titles'], titles, workdir / 'result.json', 'split_titles.')
-    path = workdir / 'evaluations' / f'best-{result["split_titles"][split]}-centre' / 'result.json'
+    evaluations = workdir / 'evaluations'
+    path = evaluations / f'best-{result["split_titles"][split]}-centre' / 'result.json'
     scored = read_json(path)
     check_fields(scored, {'protocol': dict}, path)
     config = ConfigDict(weights.config.to_dict())
@@ -266,6 +271,14 @@ def export_weights(workdir: pathlib.Path, out: pathlib.Path) -> None:
         owner = config[group] if group else config
         owner[name] = owner[name] and pathlib.PurePath(owner[name]).name
     config.data.prepared = 'data'
+    chosen_on = result['split_titles']['validation']
+    labels, probabilities = read_predictions(evaluations / f'best-{chosen_on}-centre' / 'predictions.csv', weights.class_names)
+    temperature = fit_temperature(probabilities, labels)
+    variables = cooled(weights, temperature)
+    calibrated = {}
+    for title in (result['split_titles'][key.removesuffix('_centre')] for key in scores if key.endswith('_centre')):
+        labels, probabilities = read_predictions(evaluations / f'best-{title}-centre' / 'predictions.csv', weights.class_names)
+        calibrated[title] = calibration(divided(probabilities, temperature), labels)
     metadata = {
         'name': config.name,
         'config': config.to_dict(),
@@ -274,12 +287,20 @@ def export_weights(workdir: pathlib.Path, out: pathlib.Path) -> None:
         'protocol': {key: value for key, value in scored['protocol'].items() if key not in ('split', 'views')},
         'results': {f'{result["split_titles"][key.rpartition("_")[0]]}, {key.rpartition("_")[2]}': scores[key] for key in scores},
         'init_from': {key: value for key, value in (result.get('init_from') or {}).items() if key in ('name', 'sha256')} or None,
+        'temperature': {'divided_by': temperature, 'fitted_on': chosen_on, 'centre': calibrated, 'run_sha256': weights.sha256},
         'code': result['environment']['code'],
         'packages': result['environment']['packages'],
     }
-    size = save_weights(out, weights.variables, metadata)
-    count = sum(value.size for path, value in weights.variables.items() if path.startswith('params/'))
-    print(f'{out}: {size / 1e6:.2f} MB, {len(weights.variables)} arrays, {count:,} parameters; sha256 of the variables {weights.sha256}')
+    size, written = save_weights(out, variables, metadata), dataclasses.replace(weights, variables=variables)
+    count = sum(value.size for path, value in variables.items() if path.startswith('params/'))
+    print(f'{out}: {size / 1e6:.2f} MB, {len(variables)} arrays, {count:,} parameters; sha256 of the variables {written.sha256}')
+    print(f'temperature {temperature:.3f}, fitted on {chosen_on}; before it, the sha256 of the variables is {weights.sha256}')
+
+
+def cooled(weights: Weights, temperature: float) -> Variables:
+    """The variables with the head's divided by `temperature`: the logits, which are linear in them, are divided by it too."""
+    head = head_paths(weights.config.network, len(weights.class_names))
+    return {path: (value / np.float32(temperature) if path in head else value) for path, value in weights.variables.items()}
 
 
 def _result(workdir: pathlib.Path) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def make_evaluator(
     return evaluate
 
 
-def make_score(apply: Apply, mesh: Mesh, views: str, side: int) -> Callable[..., tuple[EvaluationState, Array, Array]]:
+def make_score(apply: Apply, mesh: Mesh, views: str, side: int = CROP_SIDE) -> Callable[..., tuple[EvaluationState, Array, Array]]:
     """The compiled (variables, images, labels, weights) → sums over the batch, log-probabilities, predictions."""
 
     def score(variables: Any, images: Array, labels: Array, weights: Array) -> tuple[EvaluationState, Array, Array]:

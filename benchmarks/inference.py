@@ -25,7 +25,7 @@ from benchmarks.side_by_side import Contender, Round, race, ratio, record, serve
 from benchmarks.torch_peer import Network, load_variables
 from benchmarks.train_throughput import DEVICE, GPU, same_environment
 from benchmarks.training_step import CLASSES, environment, make_parser, parse, random_run, repeated
-from fer_jax.core.parallel import DATA, settle, whole
+from fer_jax.core.mesh import DATA, settle, whole
 from fer_jax.data.schema import IMAGE_SIDE
 from fer_jax.data.views import crops, normalise
 from fer_jax.export.folded import fold

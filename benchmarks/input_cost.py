@@ -19,8 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks.side_by_side import Contender, Round, race, ratio, record, serve
 from benchmarks.training_step import environment, make_parser, make_training_step, parse, random_run, repeated, steps_in_a_call
-from fer_jax.core import parallel
-from fer_jax.core.parallel import DATA
+from fer_jax.core.mesh import DATA, replicate, settle
 from fer_jax.training.feed import training_data
 from fer_jax.training.run import Run
 from fer_jax.training.step import Data, make_batch
@@ -41,7 +40,7 @@ def one_batch(run: Run) -> Data:
     config = run.config
     arguments = jnp.arange(config.batch_size), config.batch_size, config.augment
     batch = jax.jit(lambda data: make_batch(jnp.uint32(config.seed), jnp.int32(0), data, *arguments))(training_data(run))
-    return parallel.replicate(run.mesh, dict(zip(('images', 'targets', 'weights'), map(np.asarray, batch), strict=True)))
+    return replicate(run.mesh, dict(zip(('images', 'targets', 'weights'), map(np.asarray, batch), strict=True)))
 
 
 def make_input(run: Run, seconds: float) -> Round:
@@ -66,7 +65,7 @@ def make_input(run: Run, seconds: float) -> Round:
         nonlocal first
         made = compiled(np.int32(first), data)
         first += steps
-        parallel.settle(made)
+        settle(made)
         return made
 
     return repeated(call, config.batch_size * steps, seconds)

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from benchmarks.chips import Topology, all_reduce_seconds, floor_seconds
 from benchmarks.hlo import Collective, collectives, estimated_cycles, memory_traffic
 from fer_jax.core.errors import InputError
-from fer_jax.core.parallel import DATA, REPLICA
+from fer_jax.core.mesh import DATA, REPLICA
 from fer_jax.data.schema import IMAGE_SIDE
 from fer_jax.model.baselines import make_any
 from fer_jax.runs.state import TrainState, create_state

@@ -17,8 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks.side_by_side import Contender, Round, race, ratio, record, serve
 from benchmarks.training_step import environment, make_parser, make_training_step, parse, random_run, repeated, steps_in_a_call
-from fer_jax.core import parallel
-from fer_jax.core.parallel import REPLICA
+from fer_jax.core.mesh import REPLICA, make_replica_mesh, settle, whole
 from fer_jax.runs.state import create_state
 from fer_jax.training.feed import training_data
 from fer_jax.training.step import make_replica_chunk
@@ -29,7 +28,7 @@ ONE = '1'
 def make_replicas(replicas: int, overrides: dict[str, str], seconds: float) -> tuple[Round, dict[str, Any]]:
     """A round of so many runs' training steps, whose work is the images of all of them, and what it says of itself."""
     run = random_run(overrides)
-    config, mesh = run.config, parallel.make_replica_mesh(run.config.batch_size, replicas)
+    config, mesh = run.config, make_replica_mesh(run.config.batch_size, replicas)
     steps = steps_in_a_call(config)
 
     def create(seed: jax.Array) -> Any:
@@ -37,13 +36,13 @@ def make_replicas(replicas: int, overrides: dict[str, str], seconds: float) -> t
 
     seeds = np.arange(replicas, dtype=np.uint32)
     states = jax.jit(jax.vmap(create), out_shardings=NamedSharding(mesh, P(REPLICA)))(seeds)
-    data = jax.device_put(training_data(run), parallel.whole(mesh))
+    data = jax.device_put(training_data(run), whole(mesh))
     chunk = make_replica_chunk(config, run.network, run.optimizer, mesh, steps).lower(states, data).compile()
 
     def call() -> dict[str, jax.Array]:
         nonlocal states
         states, metrics = chunk(states, data)
-        parallel.settle(metrics)
+        settle(metrics)
         return metrics
 
     facts = {'mesh': dict(mesh.shape), 'temporary_bytes': chunk.memory_analysis().temp_size_in_bytes, 'environment': environment()}

@@ -24,7 +24,7 @@ from jax.sharding import PartitionSpec as P
 from benchmarks.hlo import Instruction, instructions, layer, operation_times
 from benchmarks.side_by_side import record
 from benchmarks.training_step import TrainingStep, make_parser, make_training_step, parse, random_run, repeated
-from fer_jax.core.parallel import DATA
+from fer_jax.core.mesh import DATA
 from fer_jax.model.summary import table_rows
 
 TRACED_STEPS = 5

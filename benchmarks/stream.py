@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.side_by_side import Contender, Round, race, ratio, record, serve
 from benchmarks.training_step import CONFIG, TrainingStep, make_parser, parse, repeated, steps_in_a_call
-from fer_jax.core import parallel
+from fer_jax.core import processes
 from fer_jax.core.config import load_config
 from fer_jax.core.files import write_atomic
 from fer_jax.data import prepare, toyfaces
@@ -83,7 +83,7 @@ def generate(folder: pathlib.Path, faces: int, config: ConfigDict) -> dict[str, 
     started = time.perf_counter()
     load(config.data)
     seconds = time.perf_counter() - started
-    parallel.start(config.parallel.cpu_devices)
+    processes.start(config.parallel.cpu_devices)
     return {
         'faces': faces,
         'shards': len(shards),

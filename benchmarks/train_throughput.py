@@ -35,8 +35,8 @@ from benchmarks.training_step import (
     random_dataset,
     repeated,
 )
-from fer_jax.core import parallel
 from fer_jax.core.config import load_config
+from fer_jax.core.mesh import replicate
 from fer_jax.training.step import make_batch
 
 MODULE = 'benchmarks.train_throughput'
@@ -79,7 +79,7 @@ def check(peers: list[str], overrides: dict[str, str], steps: int = CHECK_STEPS)
     batches = [jax.device_get(made(jnp.int32(number), step.data)) for number in range(steps)]
     start = weights(loaded(config, initial))
     moved = rounded(initial, ROUNDING[config.network.dtype])
-    other = dataclasses.replace(step, state=step.run.initial_state().replace(variables=parallel.replicate(step.run.mesh, moved)))
+    other = dataclasses.replace(step, state=step.run.initial_state().replace(variables=replicate(step.run.mesh, moved)))
     losses = {name: [float(each()['loss'][0]) for _ in batches] for name, each in {'fer_jax': step, ROUNDED: other}.items()}
     ends, rounded_ends = (
         {

@@ -18,8 +18,8 @@ from ml_collections import ConfigDict
 
 from benchmarks.side_by_side import Round
 from fer_jax.__main__ import split_overrides
-from fer_jax.core import parallel
 from fer_jax.core.config import load_config
+from fer_jax.core.mesh import DATA, settle
 from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Dataset, Faces
 from fer_jax.runs.state import TrainState
 from fer_jax.runs.writers import environment
@@ -45,7 +45,7 @@ class TrainingStep:
     def __call__(self) -> dict[str, jax.Array]:
         """Takes the steps; returns their metrics, which may still be on their way."""
         self.state, metrics = self.chunk(self.state, self.data)
-        parallel.settle(metrics)
+        settle(metrics)
         return metrics
 
     @property
@@ -88,7 +88,7 @@ def random_run(overrides: dict[str, str], devices: int = 0) -> Run:
     config = load_config(CONFIG, {'data.path': 'random'} | count | overrides)
     with mock.patch('fer_jax.training.run.load', lambda *options: random_dataset()):
         run = build(config)
-    return dataclasses.replace(run, mesh=Mesh(np.array(jax.devices()[:devices]), (parallel.DATA,))) if devices else run
+    return dataclasses.replace(run, mesh=Mesh(np.array(jax.devices()[:devices]), (DATA,))) if devices else run
 
 
 def random_dataset() -> Dataset:

@@ -258,11 +258,11 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
     config = load_config(options.config, overrides | skip_bad)
     match options.command:
         case 'train':
-            from fer_jax.core import parallel
+            from fer_jax.core import processes
             from fer_jax.training.train import train
 
-            parallel.start(config.parallel.cpu_devices)
-            parallel.connect(options.distributed, options.processes, options.process_id, options.join_timeout)
+            processes.start(config.parallel.cpu_devices)
+            processes.connect(options.distributed, options.processes, options.process_id, options.join_timeout)
             train(config, options.workdir)
         case 'prepare':
             from fer_jax.data.manifest import describe
@@ -280,7 +280,7 @@ def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 def tell(text: str) -> None:
     """Prints how a run ended; where several processes end in the same way, the lead does."""
-    from fer_jax.core.parallel import is_lead
+    from fer_jax.core.processes import is_lead
 
     if is_lead():
         print(text, file=sys.stderr)

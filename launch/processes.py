@@ -10,7 +10,7 @@ import time
 
 DONE, FAILED, WRONG_INPUT, STOPPED = 0, 1, 2, 75  # exit codes of fer_jax
 POLL_SECONDS = 0.1
-# For the others to see by themselves that one is gone, which takes them up to fer_jax.core.parallel.LOST_SECONDS, and to say so.
+# For the others to see by themselves that one is gone, which takes them up to fer_jax.core.processes.LOST_SECONDS, and to say so.
 PATIENCE_SECONDS = float(os.environ.get('FER_JAX_PATIENCE', 120))
 
 

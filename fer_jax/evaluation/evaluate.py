@@ -18,7 +18,7 @@ from jaxtyping import Float, Float32, Int32
 
 from fer_jax.core.errors import Diverged, unknown
 from fer_jax.core.files import write_atomic, write_json
-from fer_jax.core.parallel import DATA, settle
+from fer_jax.core.mesh import DATA, settle
 from fer_jax.core.statistics import share_correct
 from fer_jax.data.schema import Faces
 from fer_jax.data.views import CROP_SIDE, VIEWS, bilinear, crops, normalise

@@ -12,7 +12,8 @@ from jax.sharding import AxisType
 from jaxtyping import Float32, UInt8
 
 from fer_jax.core.errors import InputError, unknown
-from fer_jax.core.parallel import DATA, keep_compiled_programs
+from fer_jax.core.mesh import DATA
+from fer_jax.core.processes import keep_compiled_programs
 from fer_jax.data.views import VIEWS
 from fer_jax.evaluation.evaluate import make_score
 from fer_jax.inference.faces import Box, Cut, make_detector, photo_of, whole

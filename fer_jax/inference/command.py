@@ -11,7 +11,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from fer_jax.core import parallel
+from fer_jax.core import processes
 from fer_jax.core.errors import InputError, printable
 from fer_jax.core.files import open_atomic
 from fer_jax.inference.classifier import Classifier, Face, classify, load
@@ -60,7 +60,7 @@ def predict_sources(
     with contextlib.ExitStack() as stack:
         records = stack.enter_context(open_records(outputs, classifier, problems))
         targets = annotated_files(names, outputs.annotated) if outputs.annotated else {}
-        stopped = stack.enter_context(parallel.stop_signals())
+        stopped = stack.enter_context(processes.stop_signals())
         display = Display(list(names), classifier.class_names, footage, targets, cropped=not detect)
         stack.enter_context(contextlib.closing(display))
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from fer_jax.core import parallel
+from fer_jax.core import processes
 from fer_jax.core.config import check_config, load_config, set_field
 from fer_jax.core.errors import InputError, unknown
 from fer_jax.core.files import write_atomic
@@ -48,7 +48,7 @@ class Model(NamedTuple):
 
 
 def make_model(weights: Weights) -> Model:
-    parallel.keep_compiled_programs()
+    processes.keep_compiled_programs()
     return Model(weights.name, make_any(weights.config.network, len(weights.class_names)), nested(weights.variables), weights.class_names)
 
 

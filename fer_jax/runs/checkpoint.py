@@ -17,7 +17,8 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from fer_jax.core.errors import InputError, NotSaved
-from fer_jax.core.parallel import agreed, is_lead, whole
+from fer_jax.core.mesh import whole
+from fer_jax.core.processes import agreed, is_lead
 from fer_jax.runs.state import TrainState
 
 KEPT_BEST = 2  # a best checkpoint that is damaged leaves the one that was best before

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float32
 
-from fer_jax.core import parallel
+from fer_jax.core.mesh import replicate
 from fer_jax.data.predictions import read_teacher
 from fer_jax.training.losses import class_weights, smooth
 from fer_jax.training.run import Run
@@ -17,7 +17,7 @@ from fer_jax.training.stream import stream
 def training_data(run: Run) -> Data:
     """The training split as the step takes it, whole on every device."""
     targets, weights = training_targets(run)
-    return parallel.replicate(run.mesh, {'images': run.dataset.splits['train'].images, 'targets': targets, 'weights': weights})
+    return replicate(run.mesh, {'images': run.dataset.splits['train'].images, 'targets': targets, 'weights': weights})
 
 
 def training_targets(run: Run) -> tuple[Float32[np.ndarray, 'n classes'], Float32[np.ndarray, 'n']]:

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax.core import parallel
+from fer_jax.core import processes
 from fer_jax.core.errors import Diverged, InputError, Interrupted, NotSaved
+from fer_jax.core.mesh import settle
 from fer_jax.data.schema import Faces
 from fer_jax.data.views import CROP_SIDE
 from fer_jax.evaluation.evaluate import Evaluation, make_evaluator
@@ -54,7 +55,7 @@ class Loop:
             batch_size=run.config.batch_size,
             resumed_at=self.step or None,
             tensorboard=run.config.train.tensorboard,
-            lead=parallel.is_lead(),
+            lead=processes.is_lead(),
             stream=None if shown else io.StringIO(),
         )
 
@@ -93,7 +94,7 @@ class Loop:
         try:
             if not held:
                 raise InputError(f'{self.checkpoints.folder / "best" / str(best["step"])}: no such checkpoint')
-            parallel.agreed(lambda: self.checkpoints.restore('best', best['step'], self.undamped.abstract_state(), self.undamped.mesh))
+            processes.agreed(lambda: self.checkpoints.restore('best', best['step'], self.undamped.abstract_state(), self.undamped.mesh))
         except InputError as error:
             if best['step'] != step:
                 cure = 'train anew in another --workdir: the same configuration gives the same run'
@@ -140,7 +141,7 @@ class Loop:
                     chunks.clear()  # what ran on smaller views will not again
                     chunks[length, side] = self.compile(data, length, side)
                 self.state, metrics = chunks[length, side](self.state, data)
-                parallel.settle(metrics)
+                settle(metrics)
                 self.take(metrics, length)
 
     def roll_back(self, error: Diverged) -> None:

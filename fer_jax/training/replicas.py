@@ -11,8 +11,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from fer_jax.core import parallel
+from fer_jax.core import processes
 from fer_jax.core.errors import Diverged, InputError, Interrupted
+from fer_jax.core.mesh import REPLICA, make_replica_mesh, settle, whole
 from fer_jax.runs.checkpoint import Checkpoints
 from fer_jax.runs.state import TrainState
 from fer_jax.training.feed import training_data
@@ -43,7 +44,7 @@ def train_together(configs: Sequence[ConfigDict], workdirs: Sequence[pathlib.Pat
     if not run.dataset.splits['train'].in_memory:
         raise InputError('several runs in one program share resident data: set data.pipeline=resident, or leave --together out')
     with contextlib.ExitStack() as stack:
-        stopped = stack.enter_context(parallel.stop_signals())
+        stopped = stack.enter_context(processes.stop_signals())
         loops: list[Loop] = []
         for config, workdir in zip(configs, workdirs, strict=True):
             stack.enter_context(claim_workdir(workdir, config))
@@ -72,13 +73,13 @@ def advance(loops: dict[int, Loop]) -> dict[int, Diverged]:
     """
     lead, ended = next(iter(loops.values())), {}
     run = lead.run
-    mesh = parallel.make_replica_mesh(run.config.batch_size, len(loops))
+    mesh = make_replica_mesh(run.config.batch_size, len(loops))
     held = stacked(mesh, [loop.state for loop in loops.values()])
-    data = jax.device_put(training_data(run), parallel.whole(mesh))
-    pick = jax.jit(lambda states, place: jax.tree.map(lambda leaf: leaf[place], states), out_shardings=parallel.whole(mesh))
+    data = jax.device_put(training_data(run), whole(mesh))
+    pick = jax.jit(lambda states, place: jax.tree.map(lambda leaf: leaf[place], states), out_shardings=whole(mesh))
 
     def state_of(place: int) -> TrainState:
-        return jax.device_put(pick(held, place), parallel.whole(run.mesh))
+        return jax.device_put(pick(held, place), whole(run.mesh))
 
     for place, loop in enumerate(loops.values()):
         loop.read_state = functools.partial(state_of, place)
@@ -92,7 +93,7 @@ def advance(loops: dict[int, Loop]) -> dict[int, Diverged]:
                 chunk = make_replica_chunk(run.config, run.network, run.optimizer, mesh, length, side)
                 chunks[length, side] = chunk.lower(held, data).compile()
         held, metrics = chunks[length, side](held, data)
-        parallel.settle(metrics)
+        settle(metrics)
         stop = None
         for row, (place, loop) in enumerate(loops.items()):
             try:
@@ -109,6 +110,6 @@ def advance(loops: dict[int, Loop]) -> dict[int, Diverged]:
 
 def stacked(mesh: Mesh, states: Sequence[TrainState]) -> TrainState:
     """The states with a leading axis, shared out over the mesh's replicas."""
-    spread = NamedSharding(mesh, PartitionSpec(parallel.REPLICA))
+    spread = NamedSharding(mesh, PartitionSpec(REPLICA))
     held = [jax.device_get(state) for state in states]
     return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves), spread), *held)

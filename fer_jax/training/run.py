@@ -17,11 +17,12 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from fer_jax.core import parallel
+from fer_jax.core import processes
 from fer_jax.core.config import differences, from_record, values
 from fer_jax.core.errors import InputError
 from fer_jax.core.fields import MOVABLE
 from fer_jax.core.files import TEMPORARY, clear_temporaries, read_json, write_json
+from fer_jax.core.mesh import DATA, make_mesh, whole
 from fer_jax.data.load import load
 from fer_jax.data.schema import Dataset
 from fer_jax.data.views import CROP_SIDE
@@ -61,7 +62,7 @@ class Run:
     def initial_state(self) -> TrainState:
         """The state before the first step, whole on every device of the mesh."""
         # Two hundred small draws that run once: compiling them well takes longer than anything they do.
-        return jax.jit(self._create, out_shardings=parallel.whole(self.mesh), compiler_options={'xla_backend_optimization_level': 0})()
+        return jax.jit(self._create, out_shardings=whole(self.mesh), compiler_options={'xla_backend_optimization_level': 0})()
 
     def first_state(self) -> tuple[TrainState, dict[str, Any] | None]:
         """The initial state, with the variables of config.init_from in it where that is set, and what was loaded of them.
@@ -76,7 +77,7 @@ class Run:
         drawn = flat(jax.device_get(state.variables))
         head = head_paths(self.config.network, len(classes))
         loaded, report = transfer(drawn, read_weights(self.config.init_from), classes, head)
-        if parallel.is_lead():
+        if processes.is_lead():
             print(difference_text(report))
 
         def place(variables: dict[str, Any]) -> TrainState:
@@ -85,7 +86,7 @@ class Run:
             moments = self.optimizer.init(variables['params'])
             return state.replace(variables=variables, optimizer=moments, average=average if state.average else {})
 
-        return jax.jit(place, out_shardings=parallel.whole(self.mesh))(nested(loaded)), report
+        return jax.jit(place, out_shardings=whole(self.mesh))(nested(loaded)), report
 
     def abstract_state(self) -> TrainState:
         """Shapes and types of the state; nothing is computed."""
@@ -115,10 +116,10 @@ def build(config: ConfigDict) -> Run:
     Raises:
       InputError: data that cannot be read, or fewer training images than a batch.
     """
-    parallel.start(config.parallel.cpu_devices)
+    processes.start(config.parallel.cpu_devices)
     dataset = load(config.data, device_memory())
-    mesh = parallel.make_mesh(config.batch_size)
-    axis = parallel.DATA if config.network.batch_norm == 'global' else None
+    mesh = make_mesh(config.batch_size)
+    axis = DATA if config.network.batch_norm == 'global' else None
     network = make_any(config.network, len(dataset.class_names), axis)
     steps_per_epoch = len(dataset.splits['train']) // config.batch_size
     if steps_per_epoch == 0:

@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 
-from fer_jax.core import parallel
+from fer_jax.core import processes
 from fer_jax.core.config import check_config, from_record, load_config, set_field
 from fer_jax.core.errors import InputError, unknown
 from fer_jax.core.fields import MOVABLE
+from fer_jax.core.mesh import replicate
 from fer_jax.data.schema import SPLITS, Dataset
 from fer_jax.evaluation.evaluate import make_evaluator, write_evaluation
 from fer_jax.evaluation.metrics import table
@@ -59,7 +60,7 @@ def score(
         here = {key: record['protocol'][key] for key in ('data', 'split', 'views')}
         record |= origin | {'protocol': origin['protocol'] | here}
     heading = f'{dataset.name} {title}, {"one centre crop" if views == "centre" else "ten crops"}, step {record["step"]}'
-    if not parallel.is_lead():
+    if not processes.is_lead():
         return evaluation.summary
     # Before result.json, whose presence says that all are there.
     pictures = write_pictures(folder, run.network, jax.device_get(variables), evaluation, faces, dataset.class_names, views)
@@ -129,7 +130,7 @@ def evaluate_weights(
         )
     canonical = canonical_split(run.dataset, split)
     told = weights.metadata
-    state = TrainState(told['step'], told['seed'], parallel.replicate(run.mesh, nested(weights.variables)), {}, {})
+    state = TrainState(told['step'], told['seed'], replicate(run.mesh, nested(weights.variables)), {}, {})
     origin = {
         'protocol': told['protocol'],
         'step': told['step'],

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, PyTree
 from ml_collections import ConfigDict
 
 from fer_jax.core import rng
-from fer_jax.core.parallel import DATA, REPLICA
+from fer_jax.core.mesh import DATA, REPLICA
 from fer_jax.data.views import CROP_SIDE, normalise
 from fer_jax.runs.state import TrainState
 from fer_jax.training.augment import augment_batch
@@ -136,7 +136,7 @@ def make_replica_chunk(
     side: int = CROP_SIDE,
     vectorised: bool | None = None,
 ) -> TrainChunk:
-    """`make_train_chunk` for several runs at once that differ in their seed only, on `parallel.make_replica_mesh`.
+    """`make_train_chunk` for several runs at once that differ in their seed only, on `make_replica_mesh`.
 
     Each leaf of the state and of the metrics has a leading axis, the replicas. Those of one device are vectorised, which
     fills an accelerator that one of them would leave idle; on CPU, where convolutions with a kernel for each replica

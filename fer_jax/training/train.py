@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from fer_jax.core import parallel
+from fer_jax.core import processes
 from fer_jax.core.errors import DataWarning, InputError
 from fer_jax.core.files import write_atomic, write_json
 from fer_jax.data.prepare import prepare
@@ -37,10 +37,10 @@ def train(config: ConfigDict, workdir: pathlib.Path | None = None) -> dict[str, 
       Interrupted: after SIGTERM or SIGINT, with a checkpoint saved.
     """
     workdir = workdir or default_workdir(config)
-    parallel.start(config.parallel.cpu_devices)
-    lead = parallel.is_lead()
-    parallel.agreed(lambda: check_workdir(workdir, config))
-    if parallel.as_lead_sees((workdir / 'result.json').exists()):
+    processes.start(config.parallel.cpu_devices)
+    lead = processes.is_lead()
+    processes.agreed(lambda: check_workdir(workdir, config))
+    if processes.as_lead_sees((workdir / 'result.json').exists()):
         if lead:
             print(f'{workdir}: this run is finished; its result is in {workdir / "result.json"}')
         return None
@@ -48,13 +48,13 @@ def train(config: ConfigDict, workdir: pathlib.Path | None = None) -> dict[str, 
     if lead:
         print(f'run: {workdir}')
     with contextlib.ExitStack() as stack:
-        parallel.agreed(lambda: stack.enter_context(claim_workdir(workdir, config)) if lead else None)
-        parallel.agreed(lambda: check_shared(workdir))
+        processes.agreed(lambda: stack.enter_context(claim_workdir(workdir, config)) if lead else None)
+        processes.agreed(lambda: check_shared(workdir))
         stack.enter_context(process_log(workdir, jax.process_index()))
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir / 'checkpoints', config.train.keep_checkpoints)))
-        stopped = stack.enter_context(parallel.stop_signals())
-        stack.enter_context(parallel.ending_together())
-        loop = parallel.agreed(lambda: Loop(run, workdir, checkpoints, stopped))
+        stopped = stack.enter_context(processes.stop_signals())
+        stack.enter_context(processes.ending_together())
+        loop = processes.agreed(lambda: Loop(run, workdir, checkpoints, stopped))
         loop.run_to_end()
         return finish(run, workdir, checkpoints, loop.record)
 
@@ -68,10 +68,10 @@ def build_together(config: ConfigDict) -> Run:
     with warnings.catch_warnings():
         if jax.process_count() > 1:
             warnings.simplefilter('ignore', DataWarning)
-            parallel.agreed(lambda: parallel.is_lead() and prepare(config.data))
-            if parallel.is_lead():
+            processes.agreed(lambda: processes.is_lead() and prepare(config.data))
+            if processes.is_lead():
                 warnings.simplefilter('always', DataWarning)
-        return parallel.agreed(lambda: build(config))
+        return processes.agreed(lambda: build(config))
 
 
 def check_shared(workdir: pathlib.Path) -> None:
@@ -111,7 +111,7 @@ def finish(run: Run, workdir: pathlib.Path, checkpoints: Checkpoints, record: di
         result[f'{split}_{views}'] = score(run, state, split, views, folder)
     if run.config.evaluation.test and len(run.dataset.splits['train']) < MOST_TRAIN_IMAGES:
         result['one_nearest_neighbour'] = one_nearest_neighbour(run.dataset.splits['train'], run.dataset.splits['test'])
-    if parallel.is_lead():
+    if processes.is_lead():
         lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
         write_atomic(workdir / 'curves.png', curves_png(lines, run.config.name))
         write_json(workdir / 'result.json', result | run.record())

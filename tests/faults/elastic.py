@@ -25,7 +25,6 @@ BOUND = 2e-6  # of a relative difference that is rounding: as tests/training/tes
 RESTORE = """
 import pathlib, re, sys
 import jax, numpy as np
-from fer_jax.core import parallel
 from fer_jax.runs.checkpoint import Checkpoints
 from fer_jax.core.config import from_record
 from fer_jax.core.files import read_json

@@ -17,7 +17,7 @@ from PIL import Image
 import fer_jax
 from fer_jax.__main__ import SHIPPED, main
 from fer_jax.core.errors import InputError
-from fer_jax.core.parallel import make_mesh
+from fer_jax.core.mesh import make_mesh
 from fer_jax.data.schema import Faces
 from fer_jax.evaluation.evaluate import make_evaluator
 from fer_jax.inference import annotate, classifier, command, display, sources

@@ -14,7 +14,7 @@ from benchmarks.chips import CHIPS, all_reduce_seconds, floor_seconds, parse_top
 from benchmarks.results_table import ROOT
 from fer_jax.core.config import load_config
 from fer_jax.core.errors import InputError
-from fer_jax.core.parallel import DATA, REPLICA
+from fer_jax.core.mesh import DATA, REPLICA
 from fer_jax.model.baselines import make_any
 
 LIBTPU = importlib.util.find_spec('libtpu') is not None

@@ -11,10 +11,10 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from fer_jax.core import parallel
 from fer_jax.core.config import differences, load_config, load_variants
 from fer_jax.core.errors import InputError
 from fer_jax.core.fields import CHOICES, default_config
+from fer_jax.core.mesh import DATA, replicate
 from fer_jax.model.baselines import ARCHITECTURES, Baseline, make_any, max_pool
 from fer_jax.model.network import FERNet, make_network
 from fer_jax.model.summary import parameter_table, summary
@@ -293,7 +293,7 @@ def data():
 
 
 def mesh_of(devices):
-    return jax.make_mesh((devices,), (parallel.DATA,), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+    return jax.make_mesh((devices,), (DATA,), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
 
 
 def still_config(name):
@@ -309,10 +309,10 @@ def compiled(name, devices):
     """The first state on the host, how a tree gets onto the mesh, and the compiled step."""
     config = still_config(name)
     mesh = mesh_of(devices)
-    network = make_any(config.network, 7, parallel.DATA)
+    network = make_any(config.network, 7, DATA)
     optimizer = make_optimizer(config.optimizer, lambda step: 1e-3)
     state = reference.jit(lambda: create_state(network, optimizer, 3, True))()
-    spread = functools.partial(parallel.replicate, mesh)
+    spread = functools.partial(replicate, mesh)
     lowered = make_train_chunk(config, network, optimizer, mesh, 1).lower(spread(state), spread(data()))
     return jax.tree.map(np.array, state), spread, lowered.compile(compiler_options=reference.FAST_TO_COMPILE)
 
@@ -366,10 +366,10 @@ def test_global_batch_norm_on_four_devices_is_that_of_one():
         return network.apply(variables, images, train=True, mutable=['batch_stats'])
 
     shared = jax.shard_map(
-        functools.partial(forward, Baseline(QUICK, 7, statistics_axis=parallel.DATA)),
+        functools.partial(forward, Baseline(QUICK, 7, statistics_axis=DATA)),
         mesh=mesh,
-        in_specs=(P(), P(parallel.DATA)),
-        out_specs=(P(parallel.DATA), P()),
+        in_specs=(P(), P(DATA)),
+        out_specs=(P(DATA), P()),
         check_vma=False,
     )
     alone = functools.partial(forward, Baseline(QUICK, 7))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fer_jax.core.errors import InputError, NotSaved
-from fer_jax.core.parallel import make_mesh
+from fer_jax.core.mesh import make_mesh
 from fer_jax.runs.checkpoint import Checkpoints, checksum, read_best, reason, sealed, unsealed
 from fer_jax.runs.state import TrainState
 

@@ -28,7 +28,7 @@ FIELDS = {
     'epochs': '3',
     'train__log_every': '1',
 }
-BOUND = 150  # seconds in which processes that lost another must have ended: more than parallel.LOST_SECONDS on a busy machine
+BOUND = 150  # seconds in which processes that lost another must have ended: more than processes.LOST_SECONDS on a busy machine
 
 
 @pytest.fixture(scope='module')
@@ -125,13 +125,14 @@ import sys
 import jax, numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec as P
-from fer_jax.core import parallel
+from fer_jax.core import processes
+from fer_jax.core.mesh import make_mesh, replicate
 from fer_jax.core.fields import default_config
 from fer_jax.training.step import make_batch
 
-parallel.start(int(sys.argv[2]))
+processes.start(int(sys.argv[2]))
 if sys.argv[3] != '1':
-    parallel.connect(sys.argv[4], int(sys.argv[3]), int(sys.argv[5]), 200)
+    processes.connect(sys.argv[4], int(sys.argv[3]), int(sys.argv[5]), 200)
 options = default_config().augment
 options.mixup = 0.2
 draws = np.random.default_rng(0)
@@ -140,8 +141,8 @@ data = {
     'targets': np.eye(7, dtype=np.float32)[draws.integers(0, 7, 90)],
     'weights': np.ones(90, np.float32),
 }
-mesh = parallel.make_mesh(32)
-data = parallel.replicate(mesh, data)
+mesh = make_mesh(32)
+data = replicate(mesh, data)
 
 def batch(data):
     share = 32 // mesh.size
@@ -150,7 +151,7 @@ def batch(data):
 
 parts = jax.jit(jax.shard_map(batch, mesh=mesh, in_specs=P(), out_specs=P('data'), check_vma=False))(data)
 images, targets, weights = (np.asarray(multihost_utils.process_allgather(part, tiled=True)) for part in parts)
-if parallel.is_lead():
+if processes.is_lead():
     np.savez(sys.argv[1], images=images, targets=targets, weights=weights)
 """
 
@@ -179,14 +180,15 @@ LATE = """
 import sys, time
 import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
-from fer_jax.core import parallel
+from fer_jax.core import processes
+from fer_jax.core.mesh import make_mesh
 
-parallel.start(2)
-parallel.connect(sys.argv[1], 2, int(sys.argv[2]), 200)
-mesh = parallel.make_mesh(4)
+processes.start(2)
+processes.connect(sys.argv[1], 2, int(sys.argv[2]), 200)
+mesh = make_mesh(4)
 total = jax.jit(jax.shard_map(lambda x: jax.lax.psum(x, 'data'), mesh=mesh, in_specs=P('data'), out_specs=P()))
 numbers = jax.make_array_from_callback((4,), NamedSharding(mesh, P('data')), lambda index: np.arange(4.0)[index])
-if not parallel.is_lead():
+if not processes.is_lead():
     time.sleep(40)
 print(float(total(numbers)[0]))
 """
@@ -328,9 +330,9 @@ def test_a_coordinator_that_cannot_be_reached_ends_in_one_line(folder, tmp_path)
 )
 def test_arguments_that_do_not_fit_together(arguments, message, capsys, monkeypatch):
     from fer_jax.__main__ import main
-    from fer_jax.core import parallel
+    from fer_jax.core import processes
 
-    monkeypatch.setattr(parallel, 'start', lambda devices: None)
+    monkeypatch.setattr(processes, 'start', lambda devices: None)
     assert main(['train', *arguments]) == 2
     err = capsys.readouterr().err
     assert message in err and err.count('\n') == 1

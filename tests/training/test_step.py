@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from fer_jax.core import parallel, rng
+from fer_jax.core import rng
 from fer_jax.core.fields import default_config
+from fer_jax.core.mesh import DATA, REPLICA, replicate
 from fer_jax.data.views import normalise
 from fer_jax.model import network as network_module
 from fer_jax.model.batch_norm import identity
@@ -56,14 +57,14 @@ def on_host(state):
 
 
 def mesh_of(devices):
-    return jax.make_mesh((devices,), (parallel.DATA,), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+    return jax.make_mesh((devices,), (DATA,), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
 
 
 @functools.cache
 def start(fields=()):
     """The configuration, network, optimizer and first state, the latter on the host."""
     config = config_of(**dict(fields))
-    axis = parallel.DATA if config.network.batch_norm == 'global' else None
+    axis = DATA if config.network.batch_norm == 'global' else None
     network = make_network(config.network, CLASSES, axis)
     optimizer = make_optimizer(config.optimizer, lambda step: RATE)
     state = reference.jit(lambda: create_state(network, optimizer, 3, config.optimizer.ema > 0))()
@@ -75,7 +76,7 @@ def compiled(devices, length, fields):
     """The mesh, the state and data placed on it, and the compiled call."""
     config, network, optimizer, state = start(fields)
     mesh = mesh_of(devices)
-    state, data = parallel.replicate(mesh, state), parallel.replicate(mesh, data_on_host())
+    state, data = replicate(mesh, state), replicate(mesh, data_on_host())
     lowered = make_train_chunk(config, network, optimizer, mesh, length).lower(state, data)
     return mesh, data, lowered.compile(compiler_options=reference.FAST_TO_COMPILE)
 
@@ -84,7 +85,7 @@ def steps(devices, calls, length, **fields):
     """The state on the host and each step's metrics after `calls` calls of `length` steps on `devices` devices."""
     fields = tuple(fields.items())
     mesh, data, chunk = compiled(devices, length, fields)
-    state, metrics = parallel.replicate(mesh, start(fields)[3]), []
+    state, metrics = replicate(mesh, start(fields)[3]), []
     for _ in range(calls):
         state, found = chunk(state, data)
         metrics.append(jax.device_get(found))
@@ -390,7 +391,7 @@ def test_the_forms_chosen_for_speed_change_no_loss(monkeypatch):
     config, network, optimizer, state = start()
     mesh = mesh_of(1)
     chunk = make_train_chunk(config, network, optimizer, mesh, 1)
-    state, data, losses = parallel.replicate(mesh, state), parallel.replicate(mesh, data_on_host()), []
+    state, data, losses = replicate(mesh, state), replicate(mesh, data_on_host()), []
     for _ in range(4):
         state, found = chunk(state, data)
         losses.append(float(found['loss'][0]))
@@ -403,14 +404,12 @@ def test_the_forms_chosen_for_speed_change_no_loss(monkeypatch):
 def test_replicas_are_the_runs_of_their_seeds(shape, vectorised):
     """Two seeds, each on a device of its own, or both on one, or one after the other on two: the losses of the single runs."""
     config, network, optimizer, _ = start()
-    mesh = jax.make_mesh(
-        shape, (parallel.REPLICA, parallel.DATA), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[: math.prod(shape)]
-    )
-    data = parallel.replicate(mesh, data_on_host())
+    mesh = jax.make_mesh(shape, (REPLICA, DATA), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[: math.prod(shape)])
+    data = replicate(mesh, data_on_host())
     seeds = jnp.array([3, 4], jnp.uint32)
     states = reference.jit(jax.vmap(lambda seed: create_state(network, optimizer, seed, False)))(seeds)
     chunk = make_replica_chunk(config, network, optimizer, mesh, 1, vectorised=vectorised)
-    states = jax.device_put(states, NamedSharding(mesh, PartitionSpec(parallel.REPLICA)))
+    states = jax.device_put(states, NamedSharding(mesh, PartitionSpec(REPLICA)))
     compiled_chunk = chunk.lower(states, data).compile(compiler_options=reference.FAST_TO_COMPILE)
     assert shape[1] > 1 or ' all-reduce' not in compiled_chunk.as_text()
     losses = []
@@ -465,7 +464,7 @@ def test_the_state_holds_the_average_that_is_evaluated():
 
 def test_the_state_passed_in_is_donated():
     mesh, data, chunk = compiled(1, 1, ())
-    placed = parallel.replicate(mesh, start()[3])
+    placed = replicate(mesh, start()[3])
     chunk(placed, data)
     assert placed.step.is_deleted() and placed.variables['params']['head']['kernel'].is_deleted()
     assert not data['images'].is_deleted()

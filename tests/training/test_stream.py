@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from fer_jax.core import parallel, rng
+from fer_jax.core import rng
 from fer_jax.core.errors import InputError
 from fer_jax.core.fields import default_config
+from fer_jax.core.mesh import DATA, replicate
 from fer_jax.data.load import load, pipeline
 from fer_jax.data.prepare import prepare, prepared_folder
 from fer_jax.data.shards import INDEX, ShardImages
@@ -225,7 +226,7 @@ def on_host():
 
 
 def mesh_of(devices):
-    return jax.sharding.Mesh(np.array(jax.devices()[:devices]), (parallel.DATA,))
+    return jax.sharding.Mesh(np.array(jax.devices()[:devices]), (DATA,))
 
 
 class batches:  # noqa: N801, a context manager
@@ -364,15 +365,15 @@ def test_a_streamed_batch_is_the_resident_one_bit_for_bit():
     """By mixup, so that every device's neighbouring image counts."""
     options, mesh, (images, targets, weights) = default_config().augment, mesh_of(4), on_host()
     options.mixup = 0.4
-    resident = parallel.replicate(mesh, {'images': images, 'targets': targets, 'weights': weights})
+    resident = replicate(mesh, {'images': images, 'targets': targets, 'weights': weights})
 
     def made(source, spec, data, step):
         def of_device(data):
-            positions = jax.lax.axis_index(parallel.DATA) * 2 + jnp.arange(2)
+            positions = jax.lax.axis_index(DATA) * 2 + jnp.arange(2)
             data = jax.tree.map(lambda values: values[0], data) if source is from_stream else data
             return make_batch(jnp.uint32(5), jnp.int32(step), data, positions, BATCH, options, source)
 
-        sharded = jax.shard_map(of_device, mesh=mesh, in_specs=spec, out_specs=PartitionSpec(parallel.DATA), check_vma=False)
+        sharded = jax.shard_map(of_device, mesh=mesh, in_specs=spec, out_specs=PartitionSpec(DATA), check_vma=False)
         return jax.device_get(reference.jit(sharded)(data))
 
     with batches(first=4, last=5, neighbours=True) as found:
@@ -388,9 +389,9 @@ def trained(streamed, steps_per_call, devices=4, **augment):
     config.network.update({'stem': 4, 'blocks': (8,), 'strides': (2,), 'shuffle_groups': 2})
     config.augment.update(augment)
     mesh, (images, targets, weights) = mesh_of(devices), on_host()
-    network, optimizer = make_network(config.network, CLASSES, parallel.DATA), make_optimizer(config.optimizer, lambda step: 0.05)
-    state = parallel.replicate(mesh, reference.jit(lambda: create_state(network, optimizer, 5, True))())
-    resident = parallel.replicate(mesh, {'images': images, 'targets': targets, 'weights': weights})
+    network, optimizer = make_network(config.network, CLASSES, DATA), make_optimizer(config.optimizer, lambda step: 0.05)
+    state = replicate(mesh, reference.jit(lambda: create_state(network, optimizer, 5, True))())
+    resident = replicate(mesh, {'images': images, 'targets': targets, 'weights': weights})
     chunks, metrics = {}, []
     with batches(mesh=mesh, last=7, steps_per_call=steps_per_call, neighbours=bool(augment)) as found:
         for first, last in streaming.call_bounds(0, 7, steps_per_call):

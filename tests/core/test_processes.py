@@ -1,0 +1,48 @@
+"""How a process starts: its virtual devices, and where its compiled programs are kept."""
+
+import os
+import subprocess
+import sys
+import types
+
+import pytest
+
+from fer_jax.core import processes
+
+
+@pytest.mark.parametrize(('asked', 'cores', 'devices'), [(0, 2, 2), (0, 64, 8), (3, 64, 3), (16, 2, 16)])
+def test_the_cpu_is_split_as_asked_or_by_its_cores(monkeypatch, asked, cores, devices):
+    seen = {}
+    monkeypatch.setattr(processes.os, 'sched_getaffinity', lambda process: set(range(cores)), raising=False)
+    monkeypatch.setattr(
+        processes.jax, 'config', types.SimpleNamespace(update=seen.__setitem__, jax_num_cpu_devices=-1, jax_compilation_cache_dir='told')
+    )
+    processes.start(asked)
+    assert seen == {'jax_num_cpu_devices': devices}
+
+
+def test_a_number_of_devices_that_jax_was_told_stays(monkeypatch):
+    seen = {}
+    told = types.SimpleNamespace(update=seen.__setitem__, jax_num_cpu_devices=3, jax_compilation_cache_dir='told')
+    monkeypatch.setattr(processes.jax, 'config', told)
+    processes.start(0)
+    assert seen == {}
+    processes.start(2)
+    assert seen == {'jax_num_cpu_devices': 2}
+
+
+def test_a_second_start_takes_what_the_first_compiled(tmp_path):
+    """The first process leaves a program in the user's cache folder, the second adds none; a place that JAX was told stays."""
+    code = 'import jax; from fer_jax.core import processes; processes.start(1); print(jax.config.jax_compilation_cache_dir);'
+    code += 'jax.config.update("jax_persistent_cache_min_compile_time_secs", 0); jax.jit(lambda x: x + 1)(2.0)'
+    variables = {name: text for name, text in os.environ.items() if name != 'JAX_COMPILATION_CACHE_DIR'}
+
+    def cached(**more: str) -> tuple[str, set[str]]:
+        command = [sys.executable, '-c', code]
+        said = subprocess.run(command, env=variables | {'XDG_CACHE_HOME': str(tmp_path)} | more, check=True, capture_output=True, text=True)
+        return said.stdout.strip(), {path.name for path in (tmp_path / 'fer_jax').rglob('*-cache')}
+
+    place, first = cached()
+    assert place.startswith(str(tmp_path / 'fer_jax')) and first
+    assert cached() == (place, first)
+    assert cached(JAX_COMPILATION_CACHE_DIR=str(tmp_path / 'told')) == (str(tmp_path / 'told'), first)

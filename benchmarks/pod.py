@@ -23,8 +23,8 @@ from fer_jax.core.errors import InputError
 from fer_jax.core.mesh import DATA, REPLICA
 from fer_jax.data.schema import IMAGE_SIDE
 from fer_jax.model.baselines import make_any
+from fer_jax.runs.environment import environment, package_version
 from fer_jax.runs.state import TrainState, create_state
-from fer_jax.runs.writers import environment, package_version
 from fer_jax.training.optimizer import make_optimizer, make_schedule
 from fer_jax.training.step import Data, make_replica_chunk, make_train_chunk
 

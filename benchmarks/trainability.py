@@ -13,7 +13,7 @@ import tempfile
 
 from fer_jax.core.config import load_config
 from fer_jax.core.files import write_atomic, write_json
-from fer_jax.runs.writers import environment
+from fer_jax.runs.environment import environment
 from fer_jax.training.train import train
 
 PLAIN = {'network.residual': 'false', 'network.shortcut': 'false'}

@@ -21,8 +21,8 @@ from fer_jax.__main__ import split_overrides
 from fer_jax.core.config import load_config
 from fer_jax.core.mesh import DATA, settle
 from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Dataset, Faces
+from fer_jax.runs.environment import environment
 from fer_jax.runs.state import TrainState
-from fer_jax.runs.writers import environment
 from fer_jax.training.feed import training_data
 from fer_jax.training.run import Run, build
 from fer_jax.training.step import Data, make_train_chunk

@@ -1,63 +1,20 @@
-"""What a run tells while it runs: metrics.jsonl, TensorBoard events, a progress line; and the environment it ran in."""
+"""What a run tells while it runs: metrics.jsonl, TensorBoard events, a progress line."""
 
 import contextlib
-import importlib.metadata
 import io
 import json
-import logging
 import math
 import os
 import pathlib
-import platform
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
-
-import jax
 
 from fer_jax.core.errors import NotSaved
 from fer_jax.core.files import write_atomic
 from fer_jax.runs.events import Events
-
-PACKAGES = (
-    'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'tensorflow-datasets', 'array_record', 'ml_collections', 'clu', 'grain', 'numpy'
-)  # fmt: skip
-
-LOG = logging.getLogger('fer_jax.run')
-
-
-@contextlib.contextmanager
-def process_log(workdir: pathlib.Path, process: int) -> Iterator[None]:
-    """Writes what this process does meanwhile to `workdir`/logs/process-<k>.log: who and where it is, each message, how it ended."""
-    (workdir / 'logs').mkdir(exist_ok=True)
-    handler = logging.FileHandler(workdir / 'logs' / f'process-{process}.log')
-    handler.handleError = lambda record: None  # a full disk is told of by what matters more than this log
-    handler.setFormatter(logging.Formatter('%(asctime)s  %(message)s'))
-    LOG.propagate = False
-    LOG.setLevel(logging.INFO)
-    LOG.addHandler(handler)
-    try:
-        devices = f'{jax.local_device_count()} of {jax.device_count()} {jax.default_backend()} device(s)'
-        LOG.info(f'start: process {process} of {jax.process_count()}, number {os.getpid()} on {platform.node()}, {devices}')
-        yield
-        LOG.info('end')
-    except BaseException as error:
-        LOG.info(f'{type(error).__name__}: {error}')
-        raise
-    finally:
-        LOG.removeHandler(handler)
-        with contextlib.suppress(OSError):
-            handler.close()
-
-
-def warn(text: str) -> None:
-    """A warning before there is a MetricWriter: the lead shows it, every process notes it in its own log."""
-    LOG.info(f'warning: {text}')
-    if jax.process_index() == 0:
-        print(f'warning: {text}', file=sys.stderr)
+from fer_jax.runs.process_log import LOG
 
 
 class MetricWriter:
@@ -267,52 +224,3 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f'{hours}:{minutes:02d}:{rest:02d}' if hours else f'{minutes}:{rest:02d}'
-
-
-def environment() -> dict[str, Any]:
-    """What this process runs on and with: Python, platform, CPU, devices, package versions and the code's revision."""
-    devices = jax.devices()
-    return {
-        'python': platform.python_version(),
-        'platform': platform.platform(),
-        'cpu': cpu_model(),
-        'device': {
-            'platform': devices[0].platform,
-            'kind': devices[0].device_kind,
-            'count': len(devices),
-            'processes': jax.process_count(),
-        },
-        'packages': {name: version for name in PACKAGES if (version := package_version(name))},
-        'code': code_revision(pathlib.Path(__file__).parent.parent),
-    }
-
-
-def package_version(name: str) -> str:
-    """The installed version, '' where there is none."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return ''
-
-
-def cpu_model() -> str:
-    """The processor's name, as far as the system tells."""
-    with contextlib.suppress(OSError):
-        for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
-            if line.startswith('model name'):
-                return line.partition(':')[2].strip()
-    return platform.processor()
-
-
-def code_revision(package: pathlib.Path) -> dict[str, Any]:
-    """{'revision', 'dirty'} of the git checkout that tracks `package`; '' and False where none does, as when installed by pip."""
-
-    def git(*arguments: str) -> str:
-        command = ['git', '-C', str(package), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-    try:
-        git('ls-files', '--error-unmatch', '__init__.py')  # a checkout around a virtual environment is not this code's
-        return {'revision': git('rev-parse', 'HEAD'), 'dirty': bool(git('--no-optional-locks', 'status', '--porcelain', '-uno'))}
-    except (OSError, subprocess.SubprocessError):
-        return {'revision': '', 'dirty': False}

@@ -16,7 +16,7 @@ from fer_jax.core.fields import BOUNDS
 from fer_jax.core.files import read_json, write_json
 from fer_jax.runs.claims import Claim, is_live, latest
 from fer_jax.runs.records import VARIANT_NAME
-from fer_jax.training.run import check_workdir, default_workdir
+from fer_jax.runs.workdir import check_workdir, default_workdir
 
 MOST_SEEDS = 10_000
 

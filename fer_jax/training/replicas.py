@@ -16,9 +16,10 @@ from fer_jax.core.errors import Diverged, InputError, Interrupted
 from fer_jax.core.mesh import REPLICA, make_replica_mesh, settle, whole
 from fer_jax.runs.checkpoint import Checkpoints
 from fer_jax.runs.state import TrainState
+from fer_jax.runs.workdir import check_workdir, claim_workdir
 from fer_jax.training.feed import training_data
 from fer_jax.training.loop import Loop
-from fer_jax.training.run import build, check_workdir, claim_workdir
+from fer_jax.training.run import build
 from fer_jax.training.step import TrainChunk, make_replica_chunk
 from fer_jax.training.train import finish
 

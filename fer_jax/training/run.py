@@ -1,11 +1,6 @@
-"""What a run is made of: its folder, and the data set, mesh, network and optimizer that its configuration names."""
+"""What a run is made of: the data set, mesh, network and optimizer that its configuration names."""
 
-import contextlib
 import dataclasses
-import hashlib
-import json
-import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -18,23 +13,17 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from fer_jax.core import processes
-from fer_jax.core.config import differences, from_record, values
 from fer_jax.core.errors import InputError
-from fer_jax.core.fields import MOVABLE
-from fer_jax.core.files import TEMPORARY, clear_temporaries, read_json, write_json
 from fer_jax.core.mesh import DATA, make_mesh, whole
 from fer_jax.data.load import load
 from fer_jax.data.schema import Dataset
 from fer_jax.data.views import CROP_SIDE
 from fer_jax.model.baselines import make_any
-from fer_jax.runs.claims import holding
+from fer_jax.runs.environment import environment
 from fer_jax.runs.state import TrainState, create_state
 from fer_jax.runs.weights import difference_text, flat, head_paths, nested, read_weights, transfer
-from fer_jax.runs.writers import environment
 from fer_jax.training.optimizer import make_optimizer, make_schedule
 from fer_jax.training.stream import device_memory
-
-CLAIMS = 'claims'  # the folder of a run's own claims
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,59 +129,3 @@ def check_content(dataset: Dataset, record: dict[str, Any]) -> None:
             f'{dataset.name}: these are not the data that the run was trained on: their content has sha256'
             f' {dataset.manifest["content_sha256"][:12]}…, not {record["content_sha256"][:12]}…; give the same with --config.data.path=…'
         )
-
-
-def default_workdir(config: ConfigDict) -> pathlib.Path:
-    """runs/<name>-<hash of what decides the result>: the same command finds its own unfinished run again."""
-    decisive = {field: value for field, value in values(config).items() if field not in MOVABLE}
-    return pathlib.Path('runs') / f'{config.name}-{hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:8]}'
-
-
-def check_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Returns if `workdir` is free or holds a run of this configuration.
-
-    Raises:
-      InputError: it holds a run of another configuration (the fields that differ are named), or something else.
-    """
-    if (workdir / 'config.json').exists():
-        differing = [line for line in differences(stored_config(workdir), config) if line.partition(':')[0] not in MOVABLE]
-        if differing:
-            raise InputError(f'{workdir} holds a run of another configuration ({"; ".join(differing)}); choose another --workdir')
-    elif workdir.exists() and (not workdir.is_dir() or any(not begun_by_us(path) for path in workdir.iterdir())):
-        raise InputError(f'{workdir} is there already and is no run; choose another --workdir')
-
-
-def begun_by_us(path: pathlib.Path) -> bool:
-    """Whether it is what a run that was killed at its very start leaves in its folder."""
-    return path.name == CLAIMS or bool(TEMPORARY.fullmatch(path.name))
-
-
-@contextlib.contextmanager
-def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
-    """Makes the folder this process's meanwhile, clears away what a killed one has left, and writes config.json and environment.json.
-
-    Raises:
-      InputError: it cannot be written, holds something else, or another process is at work there.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(holding(workdir / CLAIMS, 'run', str(workdir)))
-            check_workdir(workdir, config)  # once more: now nobody else can make another run of it
-            clear_temporaries(workdir)
-            write_json(workdir / 'config.json', config.to_dict())
-            write_json(workdir / 'environment.json', environment())
-        except OSError as error:
-            raise InputError(f'--workdir {workdir}: {error.strerror}') from None
-        yield
-
-
-def stored_config(workdir: pathlib.Path) -> ConfigDict:
-    """The configuration of the run in `workdir`.
-
-    Raises:
-      InputError: no run is there, or its config.json does not fit this version.
-    """
-    path = workdir / 'config.json'
-    if not path.exists():
-        raise InputError(f'{workdir}: no run there (it has no config.json)')
-    return from_record(read_json(path), str(path))

@@ -16,10 +16,11 @@ from fer_jax.evaluation.evaluate import make_evaluator, write_evaluation
 from fer_jax.evaluation.metrics import table
 from fer_jax.evaluation.pictures import write_pictures
 from fer_jax.runs.checkpoint import Checkpoints
+from fer_jax.runs.environment import environment
 from fer_jax.runs.state import TrainState, evaluated_variables
 from fer_jax.runs.weights import find_weights, load_weights, nested
-from fer_jax.runs.writers import environment
-from fer_jax.training.run import Run, build, check_content, stored_config
+from fer_jax.runs.workdir import stored_config
+from fer_jax.training.run import Run, build, check_content
 
 
 def score(

@@ -16,14 +16,15 @@ from fer_jax.data.prepare import prepare
 from fer_jax.evaluation.figures import curves_png
 from fer_jax.evaluation.neighbour import MOST_TRAIN_IMAGES, one_nearest_neighbour
 from fer_jax.runs.checkpoint import Checkpoints
-from fer_jax.runs.writers import process_log
+from fer_jax.runs.process_log import process_log
+from fer_jax.runs.workdir import check_workdir, claim_workdir, default_workdir
 from fer_jax.training.loop import Loop
-from fer_jax.training.run import Run, build, check_workdir, claim_workdir, default_workdir
+from fer_jax.training.run import Run, build
 from fer_jax.training.score import score
 
 
 def train(config: ConfigDict, workdir: pathlib.Path | None = None) -> dict[str, Any] | None:
-    """Trains `config` in `workdir` (default: run.default_workdir) from the start, or from its latest checkpoint, and scores it.
+    """Trains `config` in `workdir` (default: workdir.default_workdir) from the start, or from its latest checkpoint, and scores it.
 
     Of several processes the lead prints and writes; `workdir` is a folder that all of them share.
 

@@ -20,7 +20,7 @@ import time
 from benchmarks.results_table import ROOT
 from fer_jax.core.files import write_json
 from fer_jax.core.terminal import tell_warnings
-from fer_jax.runs.writers import environment
+from fer_jax.runs.environment import environment
 from tests import faults
 
 HELPERS = ('findings', '__main__')

@@ -31,8 +31,9 @@ from fer_jax.runs.weights import (
     shapes,
     transfer,
 )
+from fer_jax.runs.workdir import default_workdir
 from fer_jax.training.loop import Loop
-from fer_jax.training.run import build, default_workdir
+from fer_jax.training.run import build
 from fer_jax.training.train import train
 from tests.ckplus_like import write
 from tests.tiny import FIELDS, ROOT

@@ -7,7 +7,8 @@ import subprocess
 
 import pytest
 
-from fer_jax.runs.writers import MetricWriter, code_revision, cut_after, duration, environment
+from fer_jax.runs.environment import code_revision, environment
+from fer_jax.runs.writers import MetricWriter, cut_after, duration
 
 
 class Clock:

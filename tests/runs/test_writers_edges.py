@@ -9,7 +9,8 @@ import pytest
 from fer_jax.core import files
 from fer_jax.core.errors import InputError
 from fer_jax.runs import writers
-from fer_jax.runs.writers import MetricWriter, code_revision, cut_after
+from fer_jax.runs.environment import code_revision
+from fer_jax.runs.writers import MetricWriter, cut_after
 
 
 class Terminal(io.StringIO):

@@ -399,7 +399,8 @@ def test_who_is_taken_over_leaves_the_run_and_goes_on(two, tmp_path, monkeypatch
 
 # A worker whose train takes a moment and notes each begin and end; it needs no JAX.
 WORKER = """
-import json, os, sys, time, types
+import os, sys, time, types
+from fer_jax.core.files import write_json
 
 log, hang = sys.argv[1:3]
 
@@ -415,12 +416,11 @@ def train(config, workdir):
     time.sleep(0.02)
     note('end', config)
     workdir.mkdir(parents=True)
-    (workdir / 'part').write_text(json.dumps({'test_centre': {'accuracy': 0.5}}))
-    (workdir / 'part').rename(workdir / 'result.json')
+    write_json(workdir / 'config.json', config.to_dict())
+    write_json(workdir / 'result.json', {'test_centre': {'accuracy': 0.5}})
 
 sys.modules['fer_jax.training.train'] = types.SimpleNamespace(train=train)
 sys.modules['fer_jax.training.replicas'] = types.SimpleNamespace(train_together=None)
-sys.modules['fer_jax.training.run'] = types.SimpleNamespace(check_workdir=lambda *_: None, default_workdir=None)
 from fer_jax.training import sweep
 from fer_jax.__main__ import main
 assert 'jax' not in sys.modules

@@ -15,7 +15,7 @@ import pytest
 from fer_jax.core.config import load_config
 from fer_jax.core.errors import InputError
 from fer_jax.runs.claims import holding
-from fer_jax.training.run import check_workdir, claim_workdir
+from fer_jax.runs.workdir import check_workdir, claim_workdir
 from tests.tiny import overrides, run, start
 
 

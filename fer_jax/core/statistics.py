@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.special import stdtr, stdtrit
 
 CALIBRATION_BINS = 15
 Z_95 = 1.959963984540054  # two-sided 95 % point of the standard normal
@@ -49,7 +48,8 @@ def summarise_confusion(confusion: Int[np.ndarray, 'classes classes'], class_nam
 def wilson_interval(correct: float | int, count: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share (Wilson, 1927): unlike p ± 1.96 σ it stays in 0..1 and holds for small counts.
 
-    `correct` may be a mean over seeds. Seeds add no images: they are wrong about the same ones, so `count` is that of one seed.
+    `correct` may be a mean over seeds, which scipy.stats.binomtest's own interval, of whole counts, does not take. Seeds add no images:
+    they are wrong about the same ones, so `count` is that of one seed.
     """
     share, z2 = correct / count, Z_95**2
     middle = (share + z2 / (2 * count)) / (1 + z2 / count)
@@ -65,9 +65,9 @@ def share_correct(correct: Bool[np.ndarray, ' n']) -> dict[str, Any]:
 
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
     """Student's 95 % interval of the mean of what two or more values are drawn from."""
-    count = len(values)
-    half = float(stdtrit(count - 1, 0.975)) * float(np.std(values, ddof=1)) / math.sqrt(count)
-    middle = float(np.mean(values))
+    from scipy import stats  # late, for it takes a second that only tables over seeds have need of
+
+    half, middle = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)), float(np.mean(values))
     return middle - half, middle + half
 
 
@@ -76,12 +76,12 @@ def welch_p(first: Sequence[float], second: Sequence[float]) -> float:
 
     Values without any spread give 0 where they differ and 1 where they do not.
     """
-    difference = float(np.mean(first) - np.mean(second))
-    parts = [float(np.var(values, ddof=1)) / len(values) for values in (first, second)]
-    if sum(parts) == 0:
-        return float(difference == 0)
-    freedom = sum(parts) ** 2 / sum(part**2 / (len(values) - 1) for part, values in zip(parts, (first, second), strict=True))
-    return float(2 * stdtr(freedom, -abs(difference) / math.sqrt(sum(parts))))
+    from scipy import stats  # late, as in `t_interval`
+
+    # From their moments: ttest_ind warns of values that are all the same, as accuracies of a small split may be.
+    moments = [part for values in (first, second) for part in (np.mean(values), np.std(values, ddof=1), len(values))]
+    p = float(stats.ttest_ind_from_stats(*moments, equal_var=False).pvalue)
+    return 1.0 if math.isnan(p) else p
 
 
 def paired_differences(first: Bool[np.ndarray, 'seeds n'], second: Bool[np.ndarray, 'others n']) -> Int[np.ndarray, ' n']:
@@ -111,7 +111,7 @@ def sign_flip_p(differences: Int[np.ndarray, ' n']) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p values so raised that rejecting those ≤ α errs anywhere with probability α at most (Holm, 1979)."""
+    """The p values so raised that rejecting those ≤ α errs anywhere with probability α at most (Holm, 1979); SciPy has no such."""
     order = np.argsort(p_values, kind='stable')
     raised = np.asarray(p_values, np.float64)[order] * np.arange(len(order), 0, -1)
     adjusted = np.empty(len(order))

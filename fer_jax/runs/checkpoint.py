@@ -27,7 +27,6 @@ KEPT_BEST = 2  # a best checkpoint that is damaged leaves the one that was best 
 class Checkpoints:
     """The checkpoints of one run, in `folder`/latest and `folder`/best.
 
-    Orbax's own `best_fn` with `max_to_keep` would drop the latest step, so the best one has a manager of its own.
     A step's folder appears by a rename when it is complete. Beside the state lies what `sealed` makes of `record`: JSON that says
     what run this is and how far its log and its best score had come, and the checksums of all.
     """
@@ -38,6 +37,10 @@ class Checkpoints:
             return ocp.CheckpointManager((folder / name).absolute(), options=options)
 
         self.folder = folder
+        # One manager that preserves LatestN and BestN was tried, with Orbax 0.12.8. It ranks by a file `metrics` of each step, without a
+        # checksum: one file that is empty, and the manager cannot be made (JSONDecodeError), so that nothing can be put aside; one with
+        # another digit, or gone, and the next save deletes the best step. A best state that is saved late, after newer ones, counts as
+        # the latest and has one of those deleted. (`best_fn` with `max_to_keep` drops the latest step itself.)
         self.managers = {'latest': manager('latest', keep), 'best': manager('best', KEPT_BEST)}
         self.under_way: dict[str, int] = {}
 

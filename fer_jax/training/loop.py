@@ -21,9 +21,9 @@ from fer_jax.data.schema import Faces
 from fer_jax.data.views import CROP_SIDE
 from fer_jax.evaluation.evaluate import Evaluation, make_evaluator
 from fer_jax.runs.checkpoint import Checkpoints
+from fer_jax.runs.metric_writer import MetricWriter
 from fer_jax.runs.process_log import warn
 from fer_jax.runs.state import TrainState, evaluated_variables
-from fer_jax.runs.writers import MetricWriter
 from fer_jax.training.feed import training_batches
 from fer_jax.training.optimizer import make_optimizer
 from fer_jax.training.run import Run, check_content

@@ -34,11 +34,21 @@ def test_wilson_takes_a_mean_over_seeds() -> None:
     assert wilson_interval(float(np.mean([6, 7, 8])), 10) == wilson_interval(7, 10)
 
 
-def test_welch_by_scipy() -> None:
-    first, second = [1.0, 2.0, 3.0], [4.0, 6.0, 8.0]
-    assert welch_p(first, second) == pytest.approx(scipy.stats.ttest_ind(first, second, equal_var=False).pvalue, rel=1e-12)
-    # t = 4 / √(5/3) = 3.0984 at 50/17 = 2.94 degrees of freedom.
-    assert welch_p(first, second) == pytest.approx(2 * scipy.stats.t.sf(3.0983867, 50 / 17), rel=1e-6)
+def test_wilson_of_whole_counts_is_scipys() -> None:
+    for correct, count in ((0, 5), (7, 10), (2513, 3589), (5, 5)):
+        theirs = scipy.stats.binomtest(correct, count).proportion_ci(method='wilson')
+        assert wilson_interval(correct, count) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_t_interval_without_spread_is_the_mean() -> None:
+    assert t_interval([0.5, 0.5, 0.5]) == (0.5, 0.5)
+
+
+def test_welch_by_hand() -> None:
+    # t = 4 / √(5/3) = 3.0984 at (5/3)² / (1/18 + 8/9) = 50/17 = 2.94 degrees of freedom.
+    assert welch_p([1.0, 2.0, 3.0], [4.0, 6.0, 8.0]) == pytest.approx(2 * scipy.stats.t.sf(4 / np.sqrt(5 / 3), 50 / 17), rel=1e-12)
+    # One without spread: variance 0 + 1/3, t = 4 · √3 at 2 degrees of freedom.
+    assert welch_p([6.0, 6.0, 6.0], [1.0, 2.0, 3.0]) == pytest.approx(2 * scipy.stats.t.sf(4 * np.sqrt(3), 2), rel=1e-12)
 
 
 def test_welch_without_spread() -> None:

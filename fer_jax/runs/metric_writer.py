@@ -1,26 +1,23 @@
-"""What a run tells while it runs: metrics.jsonl, TensorBoard events, a progress line."""
+"""The metrics of a run as they come: to metrics.jsonl, on request to TensorBoard, and to whoever looks on."""
 
 import contextlib
-import io
 import json
 import math
 import os
 import pathlib
-import shutil
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 from fer_jax.core.errors import NotSaved
 from fer_jax.core.files import write_atomic
 from fer_jax.runs.events import Events
 from fer_jax.runs.process_log import LOG
+from fer_jax.runs.progress import Progress, shown
 
 
 class MetricWriter:
-    """Writes metrics as they come: all to metrics.jsonl, on request to TensorBoard, and progress to a terminal or a log.
+    """Writes each metric to metrics.jsonl, on request to TensorBoard's event files, and shows progress.
 
-    On a terminal progress is one line that overwrites itself; elsewhere plain lines, no two within `quiet_seconds`.
     Each line of metrics.jsonl is in the file before its call returns, so that a killed process has lost none. One that could not be
     written is kept, and goes before the next one. Used as a context manager it closes what it opened.
 
@@ -31,9 +28,7 @@ class MetricWriter:
         None for a start from nothing, which cuts off everything.
       tensorboard: write event files too.
       lead: false in every process but one, whose writer then does nothing.
-      stream: where progress goes; standard error where None.
-      clock: seconds, for tests.
-      quiet_seconds: least time between two lines of progress in a log.
+      progress: what Progress takes: stream, clock, quiet_seconds.
 
     Raises:
       InputError: `tensorboard` without the package tensorboardX.
@@ -50,18 +45,11 @@ class MetricWriter:
         resumed_at: int | None = None,
         tensorboard: bool = False,
         lead: bool = True,
-        stream: io.TextIOBase | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        quiet_seconds: float = 10.0,
+        **progress: Any,
     ):
-        self._total, self._steps_per_epoch, self._batch_size = total_steps, steps_per_epoch, batch_size
-        self._lead, self._clock, self._quiet_seconds = lead, clock, quiet_seconds
-        self._stream = stream or sys.stderr
-        self._terminal = self._stream.isatty()
-        self._overwritable = False  # the terminal's last line is progress
-        self._last_line = -math.inf
-        self._seconds_per_step: float | None = None
-        self._folder, self._tensorboard, self._file, self._events = pathlib.Path(folder), tensorboard, None, None
+        self._folder, self._tensorboard, self._lead = pathlib.Path(folder), tensorboard, lead
+        self._steps_per_epoch, self._file, self._events = steps_per_epoch, None, None
+        self._progress = Progress(total_steps, steps_per_epoch, batch_size, **progress)
         self.rewind(resumed_at)
 
     def rewind(self, step: int | None) -> None:
@@ -76,7 +64,7 @@ class MetricWriter:
                 cut_after(self._folder / 'metrics.jsonl', -1 if step is None else step)
                 # Unbuffered: what a full disk has taken of a line, and what not, is then known.
                 self._file = open(self._folder / 'metrics.jsonl', 'ab', buffering=0)
-        self.restart(step or 0)
+        self._progress.restart(step or 0)
 
     def __enter__(self) -> 'MetricWriter':
         return self
@@ -86,10 +74,7 @@ class MetricWriter:
 
     def close(self) -> None:
         """Ends the progress line and closes the files."""
-        if self._overwritable:
-            self._stream.write('\n')
-            self._stream.flush()
-            self._overwritable = False
+        self._progress.close()
         if self._file:
             self._file.close()
         if self._events:
@@ -111,15 +96,12 @@ class MetricWriter:
             raise NotSaved(f'{self._folder / name} could not be written ({error.strerror})') from None
 
     def restart(self, step: int) -> None:
-        """Starts the next interval at `step` and now: to be called after the first step, so that compiling counts nowhere."""
-        self._interval_step, self._interval_start = step, self._clock()
+        """Counts time from `step` and now: to be called after the first step, so that compiling counts nowhere."""
+        self._progress.restart(step)
 
-    @contextlib.contextmanager
-    def pause(self) -> Iterator[None]:
+    def pause(self) -> contextlib.AbstractContextManager[None]:
         """Leaves what happens inside, as an evaluation, out of images/s and time left."""
-        start = self._clock()
-        yield
-        self._interval_start += self._clock() - start
+        return self._progress.pause()
 
     def train(self, step: int, metrics: dict[str, float]) -> None:
         """Logs training metrics after `step` steps, and shows progress with the images/s since the last call.
@@ -127,18 +109,11 @@ class MetricWriter:
         What was measured by the clock goes to the terminal and to TensorBoard, not to metrics.jsonl, which is the same to the last
         byte however often a run was stopped.
         """
-        steps, seconds = step - self._interval_step, self._clock() - self._interval_start
-        self.restart(step)
-        rate = None
-        if steps > 0 and seconds > 0:
-            rate = steps * self._batch_size / seconds
-            # A tenth of each interval: a slow one does not throw the time left about.
-            old = self._seconds_per_step
-            self._seconds_per_step = seconds / steps if old is None else 0.9 * old + 0.1 * seconds / steps
+        rate = self._progress.rate(step)
         if self._lead:
             self._record('train', step, metrics)
             self._note('train', step, {'images_per_second': rate} if rate is not None else {})
-            self._progress(step, metrics, rate)
+            self._progress.show(step, metrics, rate)
 
     def validation(self, step: int, metrics: dict[str, float]) -> None:
         """Logs an evaluation after `step` steps, and shows it as a line that stays."""
@@ -150,9 +125,7 @@ class MetricWriter:
         """Shows a line that stays, without tearing the progress line; every process also notes it in its own log."""
         LOG.info(text)
         if self._lead:
-            self._stream.write(('\r\x1b[K' if self._overwritable else '') + text + '\n')
-            self._stream.flush()
-            self._overwritable = False
+            self._progress.line(text)
 
     def _record(self, kind: str, step: int, metrics: dict[str, float]) -> None:
         values = {name: float(value) for name, value in metrics.items()}
@@ -174,26 +147,6 @@ class MetricWriter:
                 self._events = None
                 raise NotSaved(f'{self._folder / "tensorboard"} could not be written ({error.strerror})') from None
 
-    def _progress(self, step: int, metrics: dict[str, float], rate: float | None) -> None:
-        now = self._clock()
-        if not self._terminal and step < self._total and now - self._last_line < self._quiet_seconds:
-            return
-        self._last_line = now
-        parts = [f'step {step}/{self._total}', f'epoch {step / self._steps_per_epoch:.1f}/{self._total / self._steps_per_epoch:.0f}']
-        if rate is not None:
-            parts.append(f'{rate:.0f} images/s')
-        parts.append(shown({name: metrics[name] for name in ('loss', 'accuracy') if name in metrics}))
-        if self._seconds_per_step is not None:
-            parts.append(f'{duration((self._total - step) * self._seconds_per_step)} left')
-        text = '  '.join(parts)
-        if not self._terminal:
-            self.message(text)
-            return
-        columns = shutil.get_terminal_size().columns
-        self._stream.write('\r\x1b[K' + text[: columns - 1])  # a wrapped line could not be overwritten
-        self._stream.flush()
-        self._overwritable = True
-
 
 def cut_after(path: pathlib.Path, step: int) -> None:
     """Leaves in a metrics file the whole lines of steps up to `step`, atomically; a missing file stays missing."""
@@ -212,15 +165,3 @@ def step_of(line: bytes, otherwise: int) -> int:
         return int(json.loads(line)['step'])
     except (ValueError, KeyError, TypeError):
         return otherwise
-
-
-def shown(metrics: dict[str, float]) -> str:
-    """`loss 1.2345  accuracy 56.7 %`."""
-    return '  '.join(f'{name} {100 * value:.1f} %' if name == 'accuracy' else f'{name} {value:.4f}' for name, value in metrics.items())
-
-
-def duration(seconds: float) -> str:
-    """`h:mm:ss`, or `m:ss` under an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f'{hours}:{minutes:02d}:{rest:02d}' if hours else f'{minutes}:{rest:02d}'

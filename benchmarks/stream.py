@@ -24,7 +24,7 @@ from benchmarks.training_step import CONFIG, TrainingStep, make_parser, parse, r
 from fer_jax.core import processes
 from fer_jax.core.config import load_config
 from fer_jax.core.files import write_atomic
-from fer_jax.data import prepare, toyfaces
+from fer_jax.data import prepare, readers, toyfaces
 from fer_jax.data.load import load, pipeline
 from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Faces, Source
 from fer_jax.training.feed import training_batches
@@ -77,7 +77,7 @@ def generate(folder: pathlib.Path, faces: int, config: ConfigDict) -> dict[str, 
     source, text = folder / 'faces.txt', f'{faces} generated faces\n'
     if not source.exists() or source.read_text() != text:
         write_atomic(source, text)
-    with mock.patch.dict(prepare.READERS, image_folder=lambda path, skip_bad: generated(faces)):
+    with mock.patch.dict(readers.READERS, image_folder=lambda path, skip_bad: generated(faces)):
         manifest = prepare.prepare(config.data)
     shards = list(prepare.prepared_folder(config.data, manifest).glob('*-train.array_record*'))
     started = time.perf_counter()

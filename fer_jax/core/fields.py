@@ -7,7 +7,6 @@ from ml_collections.config_dict import placeholder
 
 # Fields that hold one of a few words.
 CHOICES = {
-    'data.dataset': ('toyfaces', 'fer2013', 'ferplus', 'ckplus', 'image_folder'),
     'data.pipeline': ('auto', 'resident', 'stream'),
     'data.targets': ('crossentropy', 'distribution', 'majority'),
     'network.name': ('fernet', 'mini_xception', 'shufflenet_v2', 'mobilenet_v2', 'resnet18', 'vgg13'),
@@ -115,7 +114,7 @@ def default_config() -> ConfigDict:
     c.init_from = optional(str)  # folder of a run, or a weights file, whose variables training starts from; None draws them
 
     d = c.data = ConfigDict()
-    d.dataset = 'toyfaces'  # toyfaces | fer2013 | ferplus | ckplus | image_folder
+    d.dataset = 'toyfaces'  # toyfaces | fer2013 | ferplus | ckplus | image_folder: a name in fer_jax/data/readers.py
     d.path = optional(str)  # the source file or folder; None for toyfaces
     d.prepared = 'data'  # folder of the prepared ArrayRecord shards and manifests
     d.pipeline = 'auto'  # the training images: resident on every device | stream, read ahead of each step | auto: by their size

@@ -26,7 +26,7 @@ VOTERS = 10
 STRICT = 'strict majority'  # the part of a split that is scored beside the whole
 
 
-def read(path: str | os.PathLike, votes_path: str | os.PathLike, targets: str, skip_bad: bool = False) -> Source:
+def read(path: str | os.PathLike, votes: str | os.PathLike, targets: str, skip_bad: bool = False) -> Source:
     """FER2013's CSV with FER+'s votes for its rows: labels are the largest votes.
 
     Images whose largest vote is no emotion leave every split. Of Training those are left that `targets` uses: by `majority` the
@@ -36,10 +36,10 @@ def read(path: str | os.PathLike, votes_path: str | os.PathLike, targets: str, s
       InputError: as of fer2013.read and read_votes; or the data are no CSV with three splits.
     """
     source = fer2013.read(path, skip_bad)
-    votes = read_votes(votes_path, source.splits, source.split_titles)
+    cast = read_votes(votes, source.splits, source.split_titles)
     splits, notes = {}, []
     for split, faces in source.splits.items():
-        own = without_outliers(votes[split])
+        own = without_outliers(cast[split])
         labels, strict = largest(own)
         used = labels >= 0
         if split == 'train':

@@ -1,6 +1,7 @@
 """A prepared data set, in memory or with its training images in their shards: checked, with duplicates left out and votes joined."""
 
 import dataclasses
+import os
 import pathlib
 
 import numpy as np
@@ -14,6 +15,7 @@ from fer_jax.data.prepare import prepare, prepared_folder
 from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Dataset, Faces
 from fer_jax.data.shards import damaged, note_checked, open_split
 
+VOTED = ('ferplus', 'fer2013')  # the data sets that FER+ has votes for
 RESIDENT_SHARE = 0.25  # of a device's memory that the training images may take; the rest is for what a step holds
 
 
@@ -28,6 +30,10 @@ def load(data: ConfigDict, device_memory: int | None = None) -> Dataset:
       InputError: as of `prepare`; the prepared files do not hold what their manifest says; votes do not fit the data; or dedup is
         wanted of training images that are not in memory.
     """
+    if data.votes and data.dataset not in VOTED:
+        raise InputError(f'data.votes: FER+ has votes for {" and ".join(VOTED)} only, not for {data.dataset}')
+    if data.votes and not os.path.exists(data.votes):
+        raise InputError(f'data.votes: no such file: {data.votes}')
     manifest = prepare(data)
     folder = prepared_folder(data, manifest)
     streamed = pipeline(data.pipeline, manifest['splits']['train']['count'], device_memory) == 'stream'
@@ -42,13 +48,10 @@ def load(data: ConfigDict, device_memory: int | None = None) -> Dataset:
         note_checked(folder, 'train', splits['train'])
     titles = {split: manifest['splits'][split]['title'] for split in SPLITS}
     if data.votes:
-        match data.dataset:
-            case 'ferplus':
-                joined = {split: ferplus.join(data.votes, data.targets, faces, split) for split, faces in splits.items()}
-            case 'fer2013':
-                joined = {split: (votes, None) for split, votes in ferplus.fer2013_targets(data.votes, splits, titles).items()}
-            case _:
-                raise InputError(f'data.votes: FER+ has votes for ferplus and fer2013 only, not for {data.dataset}')
+        if data.dataset == 'ferplus':
+            joined = {split: ferplus.join(data.votes, data.targets, faces, split) for split, faces in splits.items()}
+        else:
+            joined = {split: (votes, None) for split, votes in ferplus.fer2013_targets(data.votes, splits, titles).items()}
         for split, (votes, strict) in joined.items():
             subsets = None if strict is None else {ferplus.STRICT: strict}
             splits[split] = dataclasses.replace(splits[split], votes=votes, subsets=subsets)

@@ -1,9 +1,9 @@
 """Writes a data set once, as ArrayRecord shards with a manifest of what is in them."""
 
 import contextlib
-import dataclasses
 import errno
 import hashlib
+import inspect
 import io
 import json
 import os
@@ -14,18 +14,15 @@ import time
 import warnings
 from collections.abc import Iterator
 
-import numpy as np
 from ml_collections import ConfigDict
 
-from fer_jax.core.errors import DataWarning, InputError, unknown
+from fer_jax.core.errors import DataWarning, InputError
 from fer_jax.core.files import read_json, sha256_file, write_json
-from fer_jax.data import ckplus, fer2013, ferplus, image_folder, toyfaces
 from fer_jax.data.archive import listing
 from fer_jax.data.manifest import FORMAT, check_manifest, manifest_of
-from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Source
-from fer_jax.data.splits import draw_splits
+from fer_jax.data.readers import FILES, READERS, read_source, request_of
+from fer_jax.data.schema import IMAGE_SIDE, Source
 
-READERS = {'fer2013': fer2013.read, 'ckplus': ckplus.read, 'image_folder': image_folder.read}
 RECORD_BYTES = IMAGE_SIDE**2 + 256  # of a record with its share of padding and index, rounded up
 STALE = 86400  # seconds after which a temporary folder belongs to a process that was killed
 
@@ -40,7 +37,7 @@ def prepare(data: ConfigDict) -> dict:
       InputError: the source is missing or wrong, or the target cannot be written; nothing half-prepared is left.
     """
     with _plain_errors(data):
-        request = _request(data)
+        request = request_of(data)
         signature = _signature(request)
         if signature is None:
             manifest = _prepared_of_missing(data, request)
@@ -69,37 +66,18 @@ def _root(data: ConfigDict) -> pathlib.Path:
     return pathlib.Path(data.prepared) / data.dataset
 
 
-def _request(data: ConfigDict) -> dict:
-    """What determines the prepared content, besides the source's own bytes."""
-    options = {'validation_fraction': data.validation_fraction, 'test_fraction': data.test_fraction, 'split_seed': data.split_seed}
-    # Only where they are set, so that what was prepared before they were there is found again.
-    options |= {} if data.by_subject else {'by_subject': False}
-    options |= {'folds': data.folds, 'fold': data.fold} if data.folds else {}
-    if data.dataset == 'toyfaces':
-        return {'dataset': 'toyfaces', 'path': None, 'images': data.toyfaces_images, **options}
-    if data.dataset not in (*READERS, 'ferplus'):
-        raise unknown('data.dataset', data.dataset, ('toyfaces', 'ferplus', *READERS))
-    if not data.path:
-        raise InputError(f'data.path is not set: give the file or folder of {data.dataset} as --config.data.path=…')
-    if data.dataset == 'ferplus':
-        if not data.votes:
-            raise InputError("data.votes is not set: give FER+'s fer2013new.csv as --config.data.votes=…")
-        options |= {'votes': os.path.abspath(data.votes), 'targets': 'majority' if data.targets == 'majority' else 'shares'}
-    return {'dataset': data.dataset, 'path': os.path.abspath(data.path), 'skip_bad': data.skip_bad, **options}
-
-
 def _signature(request: dict) -> dict | None:
     """The source's state, cheap enough to look at on every run: names, sizes and times. None: it is not there."""
     if request['path'] is None:
-        return {'code': sha256_file(toyfaces.__file__)}
+        return {'code': sha256_file(inspect.getfile(READERS[request['dataset']]))}
     path = pathlib.Path(request['path'])
     if not path.exists():
         return None
     names = [''] if path.is_file() else listing(path).files
-    if 'votes' in request:
-        if not os.path.exists(request['votes']):
-            raise InputError(f'data.votes: no such file: {request["votes"]}')
-        names = [*names, request['votes']]
+    for field in (field for field in FILES if field != 'path' and field in request):
+        if not os.path.exists(request[field]):
+            raise InputError(f'data.{field}: no such file: {request[field]}')
+        names = [*names, request[field]]
     digest, total = hashlib.sha256(), 0
     for name in names:
         status = os.stat(path / name)
@@ -125,7 +103,7 @@ def _write(data: ConfigDict, request: dict, signature: dict, key: str) -> None:
     temporary = root / f'.preparing-{key}-{secrets.token_hex(4)}'
     temporary.mkdir()
     try:
-        source = _read(data, request)
+        source = read_source(data)
         content = _source_record(request, signature)
         if _signature(request) != signature:
             raise InputError(f'{data.path}: changed while it was read: prepare it again when it is whole')
@@ -155,32 +133,6 @@ def _sweep(root: pathlib.Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             if time.time() - folder.stat().st_mtime > STALE:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _read(data: ConfigDict, request: dict) -> Source:
-    """The source with all three splits, checked."""
-    if request['path'] is None:
-        source = toyfaces.read(request['images'], request['split_seed'])
-    elif data.dataset == 'ferplus':
-        source = ferplus.read(request['path'], request['votes'], request['targets'], data.skip_bad)
-    else:
-        source = READERS[data.dataset](request['path'], data.skip_bad)
-    drawn = (data.validation_fraction, data.test_fraction, data.split_seed, data.by_subject, data.folds, data.fold)
-    source = draw_splits(source, *drawn)
-    notes = list(source.warnings)
-    if source.skipped:
-        notes.append(f'{data.path}: {len(source.skipped):,} files are no images and left out, first {source.skipped[0]}')
-    for split in SPLITS:
-        faces, title = source.splits[split], source.split_titles[split]
-        if not len(faces):
-            raise InputError(f'{data.path}: empty split: {title} has no image')
-        counts = np.bincount(faces.labels, minlength=len(source.class_names))
-        empty = ', '.join(name for name, count in zip(source.class_names, counts, strict=True) if not count)
-        if empty and split == 'train':
-            raise InputError(f'{data.path}: empty class: {title} has no image of {empty}')
-        if empty:
-            notes.append(f'{source.name} {title}: no image of {empty}')
-    return dataclasses.replace(source, warnings=tuple(notes))
 
 
 def _source_record(request: dict, signature: dict) -> dict:

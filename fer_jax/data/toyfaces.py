@@ -54,15 +54,15 @@ EXPRESSIONS = np.array([
 # fmt: on
 
 
-def read(count: int, seed: int) -> Source:
-    """`count` drawn faces as a data set: about 70 % train, 15 % validation, 15 % test, no subject in two of them.
+def read(toyfaces_images: int, split_seed: int) -> Source:
+    """`toyfaces_images` drawn faces as a data set: about 70 % train, 15 % validation, 15 % test, no subject in two of them.
 
     Raises:
-      InputError: `count` is too small to fill all three splits.
+      InputError: they are too few to fill all three splits.
     """
-    if count < MIN_COUNT:
-        raise InputError(f'data.toyfaces_images={count}: too few to fill three splits; at least {MIN_COUNT}')
-    images, labels, subjects = draw(count, seed)
+    if toyfaces_images < MIN_COUNT:
+        raise InputError(f'data.toyfaces_images={toyfaces_images}: too few to fill three splits; at least {MIN_COUNT}')
+    images, labels, subjects = draw(toyfaces_images, split_seed)
     turn = subjects % ROUND
     validation, test = np.isin(turn, VALIDATION), np.isin(turn, TEST)
     masks = {'train': ~(validation | test), 'validation': validation, 'test': test}

@@ -11,7 +11,7 @@ from fer_jax.core.errors import InputError
 from fer_jax.core.fields import default_config
 from fer_jax.data import ckplus
 from fer_jax.data.load import load
-from fer_jax.data.prepare import _request
+from fer_jax.data.readers import request_of
 from fer_jax.data.schema import SPLITS, Faces, Source
 from fer_jax.data.splits import draw_splits, fold_numbers
 from fer_jax.evaluation.neighbour import nearest, one_nearest_neighbour
@@ -187,11 +187,11 @@ def test_what_was_prepared_before_these_fields_is_found_again():
     data = default_config().data
     data.dataset, data.path = 'ckplus', '/CK+48'
     before = {'dataset': 'ckplus', 'path': '/CK+48', 'skip_bad': False, 'validation_fraction': 0.1, 'test_fraction': 0.1, 'split_seed': 0}
-    assert _request(data) == before
+    assert request_of(data) == before
     data.by_subject = False
-    assert _request(data) == before | {'by_subject': False}
+    assert request_of(data) == before | {'by_subject': False}
     data.folds, data.fold = 10, 3
-    assert _request(data) == before | {'by_subject': False, 'folds': 10, 'fold': 3}
+    assert request_of(data) == before | {'by_subject': False, 'folds': 10, 'fold': 3}
 
 
 def test_both_protocols_are_prepared_and_the_nearest_neighbour_tells_them_apart(folder, tmp_path):

@@ -22,6 +22,7 @@ from fer_jax.data import prepare as prepare_module
 from fer_jax.data.load import load
 from fer_jax.data.manifest import describe, manifest_of
 from fer_jax.data.prepare import prepare, prepared_folder
+from fer_jax.data.readers import READERS
 from fer_jax.data.schema import SPLITS, Faces, Source
 from fer_jax.data.splits import draw_splits
 
@@ -121,8 +122,11 @@ def test_the_table_for_people(data):
 
 
 def test_a_second_call_reads_nothing_again(data, monkeypatch):
+    def read(path, skip_bad):
+        raise AssertionError('read again')
+
     first = prepare(data)
-    monkeypatch.setitem(prepare_module.READERS, 'fer2013', None)
+    monkeypatch.setitem(READERS, 'fer2013', read)
     monkeypatch.setattr(prepare_module, 'sha256_file', None)
     assert prepare(data) == first
 
@@ -167,6 +171,17 @@ def test_votes_are_joined(data, tmp_path):
     data.toyfaces_images = 420
     with pytest.raises(InputError, match='votes for ferplus and fer2013 only'):
         load(data)
+    assert not (pathlib.Path(data.prepared) / 'toyfaces').exists()
+    data.votes, data.targets = None, 'majority'
+    with pytest.raises(InputError, match='data.targets=majority: only ferplus has votes'):
+        load(data)
+
+
+def test_votes_that_are_missing_are_told_before_anything_is_prepared(data, tmp_path):
+    data.votes = str(tmp_path / 'votes.csv')
+    with pytest.raises(InputError, match=r'data.votes: no such file: .*votes.csv$'):
+        load(data)
+    assert not pathlib.Path(data.prepared).exists()
 
 
 def test_toyfaces_and_image_folders_are_prepared_too(data, tmp_path):
@@ -266,7 +281,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(data, monkeypatch):
         os.utime(path, ns=(0, 10**18))
         return source
 
-    monkeypatch.setitem(prepare_module.READERS, 'fer2013', read)
+    monkeypatch.setitem(READERS, 'fer2013', read)
     with pytest.raises(InputError, match='changed while it was read'):
         prepare(data)
 

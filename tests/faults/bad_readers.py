@@ -68,7 +68,7 @@ def as_source(reader: str) -> Callable[[pathlib.Path], object]:
     """The reader alone, without what `prepare` writes afterwards."""
 
     def read(source: pathlib.Path) -> object:
-        from fer_jax.data.prepare import READERS
+        from fer_jax.data.readers import READERS
 
         return READERS[reader](only(source), False)
 

@@ -8,12 +8,12 @@ import numpy as np
 from fer_jax.core.files import write_atomic
 from fer_jax.report.details import details, percent, spread, views_text
 from fer_jax.report.pages import Block, Heading, Items, Picture, to_csv, to_html, to_markdown
-from fer_jax.report.sections import count, difference_section, heroes, paper_table_2, paper_table_3, results_section
+from fer_jax.report.sections import count, difference_section, heroes, paper_table_2, paper_table_3, results_section, with_parts
 from fer_jax.report.tables import Row, headline, make_rows, nearest_neighbour
 from fer_jax.runs.records import Run, find_runs, make_groups
 
 CSV_HEADER = (
-    'group', 'data', 'split', 'views', 'repeated_over', 'repetitions', 'images', 'accuracy', 'standard_deviation', 'seeds_low',
+    'group', 'data', 'split', 'part', 'views', 'repeated_over', 'repetitions', 'images', 'accuracy', 'standard_deviation', 'seeds_low',
     'seeds_high', 'images_low', 'images_high', 'macro_f1', 'balanced_accuracy', 'nll', 'calibration_error', 'one_nearest_neighbour',
     'parameters', 'epochs', 'dedup', 'chosen_on', 'training_seconds',
 )  # fmt: skip
@@ -57,7 +57,7 @@ def report(folders: Sequence[pathlib.Path], out: pathlib.Path | None = None) -> 
     if table2:
         files['table2.md'] = to_markdown('Table 2, beside the paper', subtitle, table2)
     files |= {
-        'report.csv': to_csv(CSV_HEADER, [csv_row(row) for row in rows]),
+        'report.csv': to_csv(CSV_HEADER, [csv_row(row) for row in with_parts(rows)]),
         'report.md': to_markdown(title, subtitle, blocks),
         'report.html': to_html(title, subtitle, blocks),
     }
@@ -85,10 +85,10 @@ def csv_row(row: Row) -> list[object]:
     """The cells of CSV_HEADER; shares in 0..1."""
     runs = [run for unit in row.group.units for run in unit]
     low, high = row.seeds_interval or (None, None)
+    nearest = nearest_neighbour(row.group) if row.split == 'test' and not row.part else None
     return [
-        row.group.title, row.protocol['data'], row.title, row.views, row.group.kind, len(row.units), row.images, row.mean, row.deviation,
-        low, high, *row.images_interval, row.average('macro_f1'), row.average('balanced_accuracy'), row.average('nll'),
-        row.average('calibration_error'), nearest_neighbour(row.group) if row.split == 'test' else None, runs[0].result['parameters'],
-        runs[0].config.epochs, row.protocol['dedup'], row.protocol['chosen_on'],
-        float(np.mean([run.result['training_seconds'] for run in runs])),
+        row.group.title, row.protocol['data'], row.protocol['split'], row.part, row.views, row.group.kind, len(row.units), row.images,
+        row.mean, row.deviation, low, high, *row.images_interval, row.average('macro_f1'), row.average('balanced_accuracy'),
+        row.average('nll'), row.average('calibration_error'), nearest, runs[0].result['parameters'], runs[0].config.epochs,
+        row.protocol['dedup'], row.protocol['chosen_on'], float(np.mean([run.result['training_seconds'] for run in runs])),
     ]  # fmt: skip

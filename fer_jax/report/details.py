@@ -18,9 +18,9 @@ PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 UNTOLD = (*MOVABLE, 'name', 'seed', 'data.fold')
 
 
-def percent(share: float, digits: int = 2) -> str:
-    """`70.12` for 0.7012."""
-    return f'{100 * share:.{digits}f}'
+def percent(share: float | None, digits: int = 2) -> str:
+    """`70.12` for 0.7012; a dash for none."""
+    return '–' if share is None else f'{100 * share:.{digits}f}'
 
 
 def views_text(row: Row) -> str:
@@ -43,9 +43,10 @@ def protocol_line(row: Row) -> str:
     """What was trained on what, what chose the checkpoint, and what scored it."""
     protocol, config = row.protocol, row.group.units[0][0].config
     dedup = 'images that also stand in a test split left out' if protocol['dedup'] else 'duplicates of test images left in'
+    images = '' if protocol['train_images'] is None else f'{protocol["train_images"]:,} images, '
     weights = 'averaged weights' if protocol['weights'] == 'average' else 'last weights'
     return (
-        f'{protocol["data"]}: trained on {protocol["trained_on"]} ({protocol["train_images"]:,} images, {dedup})'
+        f'{protocol["data"]}: trained on {protocol["trained_on"]} ({images}{dedup})'
         f' for {config.epochs:g} epochs; checkpoint chosen on {protocol["chosen_on"]};'
         f' scored on {row.title} ({row.images:,} images) by {views_text(row)}, {weights}'
     )

@@ -38,6 +38,7 @@ def heroes(rows: Sequence[Row], heads: Sequence[Row]) -> list[Block]:
             lines.insert(1, f'of {len(family)} configurations the best on {chosen_on}{apart}')
         over_seeds = f'over {best.over} {interval(best.seeds_interval)}; ' if best.seeds_interval else ''
         lines.append(f'95 % interval: {over_seeds}for {best.images:,} test images {interval(best.images_interval)}')
+        lines += [f'of these, {part.part}: {percent(part.mean)} % ({part.images:,} images)' for part in best.parts]
         if nearest is not None:
             lines.append(f'nearest neighbour on raw pixels, for comparison: {percent(nearest)} %')
         lines.append(weakest(best))
@@ -67,19 +68,21 @@ def short_table(rows: Sequence[Row], family: Sequence[Row]) -> Table:
     others = list(
         dict.fromkeys((row.title, row.views) for row in rows if any(row.group is head.group and row is not head for head in family))
     )
-    header = ['group', 'accuracy, %', 'sd', 'over seeds', 'of the images', 'macro F1, %', 'ECE, %']
+    parts = list(dict.fromkeys(part.part for head in family for part in head.parts))
+    header = ['group', 'accuracy, %', 'sd', 'over seeds', 'of the images', *(f'{part}, %' for part in parts), 'macro F1, %', 'ECE, %']
     lines: list[list[str | Cell]] = []
     for head in family:
         own = {(row.title, row.views): row for row in rows if row.group is head.group}
-        error = head.average('calibration_error')
+        of_parts = {part.part: percent(part.mean) for part in head.parts}
         lines.append([
             Cell(f'{head.group.title}', 'strong'),
             Cell(percent(head.mean), 'strong'),
-            '–' if head.deviation is None else percent(head.deviation),
+            percent(head.deviation),
             interval(head.seeds_interval),
             interval(head.images_interval),
+            *(of_parts.get(part, '–') for part in parts),
             percent(head.average('macro_f1'), 1),
-            '–' if error is None else percent(error, 1),
+            percent(head.average('calibration_error'), 1),
             *(percent(own[key].mean) if key in own else '–' for key in others),
             repetitions(head),
             f'{head.group.units[0][0].result["parameters"]:,}',
@@ -95,32 +98,37 @@ def results_section(rows: Sequence[Row], heads: Sequence[Row]) -> list[Block]:
     return [*blocks, Text(RESULTS_REMARK, remark=True), Fold('Every split and views', [results_table(rows)])]
 
 
+def with_parts(rows: Sequence[Row]) -> list[Row]:
+    """Each row with those of its parts behind it."""
+    return [each for row in rows for each in (row, *row.parts)]
+
+
 def results_table(rows: Sequence[Row]) -> Table:
     """Every row."""
     header = ['group', 'split', 'views', 'runs', 'accuracy, %', 'sd', 'over seeds', 'of the images', 'macro F1, %', 'NLL', 'ECE, %']
     nearest = {row.group.title: nearest_neighbour(row.group) for row in rows}
     shows_nearest = any(each is not None for each in nearest.values())
     lines = []
-    for row in rows:
+    for row in with_parts(rows):
         main = row is headline(rows, row.group)
-        error = row.average('calibration_error')
+        nll = row.average('nll')
         line: list[str | Cell] = [
             Cell(row.group.title, 'strong' if main else ''),
             row.title,
             row.views,
             repetitions(row),
             Cell(percent(row.mean), 'strong' if main else ''),
-            '–' if row.deviation is None else percent(row.deviation),
+            percent(row.deviation),
             interval(row.seeds_interval),
             interval(row.images_interval),
             percent(row.average('macro_f1'), 1),
-            f'{row.average("nll"):.3f}',
-            '–' if error is None else percent(error, 1),
+            '–' if nll is None else f'{nll:.3f}',
+            percent(row.average('calibration_error'), 1),
             f'{row.group.units[0][0].result["parameters"]:,}',
         ]
         if shows_nearest:
             value = nearest[row.group.title]
-            line.append(percent(value) if value is not None and row.split == 'test' else '–')
+            line.append(percent(value) if row.split == 'test' and not row.part else '–')
         lines.append(line)
     return Table([*header, 'parameters', *(['1\u2011NN, %'] if shows_nearest else [])], lines)
 
@@ -146,7 +154,7 @@ def paper_table_2(rows: Sequence[Row], heads: Sequence[Row]) -> list[Block]:
                     title,
                     f'{paper:.2f}',
                     Cell(percent(row.mean), 'strong'),
-                    '–' if row.deviation is None else percent(row.deviation),
+                    percent(row.deviation),
                     str(len(row.units)),
                     interval(row.seeds_interval),
                     interval(row.images_interval),

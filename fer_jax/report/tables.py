@@ -49,7 +49,8 @@ class Row(NamedTuple):
     views: str
     units: list[Evaluation]  # one for each seed, or draw
     accuracies: list[float]  # of the units, in 0..1
-    content: tuple[str, ...] | None  # what names the images of each part, the same in all units; None where they differ
+    content: tuple[str, ...] | None  # what names the images of each run, the same in all units; None where they differ
+    part: str = ''  # of the split, where the row is not of all of it
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -85,9 +86,21 @@ class Row(NamedTuple):
         return wilson_interval(self.mean * self.images, self.images)
 
     def average(self, name: str) -> float | None:
-        """The mean over units of a figure of their summaries."""
-        found = [unit.summary[name] for unit in self.units]
+        """The mean over units of a figure of their summaries; None where one lacks it."""
+        found = [unit.summary.get(name) for unit in self.units]
         return None if None in found else float(np.mean(found))
+
+    @property
+    def parts(self) -> list['Row']:
+        """A row for each part of the split that all units were scored on too; it has accuracies and no other figures."""
+        found = []
+        for name in self.units[0].summary.get('subsets', {}):
+            if all(name in unit.summary.get('subsets', {}) for unit in self.units):
+                summaries = [unit.summary['subsets'][name] | {'protocol': unit.summary['protocol']} for unit in self.units]
+                units = [Evaluation(summary, None, unit.folder) for summary, unit in zip(summaries, self.units, strict=True)]
+                accuracies = [float(summary['accuracy']) for summary in summaries]
+                found.append(self._replace(title=f'{self.title}, {name}', units=units, accuracies=accuracies, part=name))
+        return found
 
 
 class Comparison(NamedTuple):

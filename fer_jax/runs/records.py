@@ -22,7 +22,7 @@ from fer_jax.core.statistics import calibration_error, summarise_confusion
 from fer_jax.runs.claims import is_live, latest
 
 RESULT_FIELDS = {
-    'parameters': int, 'seed': int, 'best_step': int, 'training_seconds': NUMBER, 'starts': int, 'content_sha256': str,
+    'parameters': int, 'seed': int, 'steps': int, 'best_step': int, 'training_seconds': NUMBER, 'starts': int, 'content_sha256': str,
     'environment': dict, 'split_titles': dict, 'class_names': list,
 }  # fmt: skip
 EVALUATION_FIELDS = {
@@ -30,9 +30,10 @@ EVALUATION_FIELDS = {
     'calibration_error': NUMBER, 'per_class': dict, 'confusion_matrix': list, 'protocol': dict,
 }  # fmt: skip
 PROTOCOL_FIELDS = {
-    'data': str, 'trained_on': str, 'train_images': int, 'dedup': bool, 'chosen_on': str, 'split': str, 'views': str,
+    'data': str, 'trained_on': str, 'train_images': (int, type(None)), 'dedup': bool, 'chosen_on': str, 'split': str, 'views': str,
     'weights': str, 'epoch': NUMBER,
 }  # fmt: skip
+SHARE_FIELDS = {'count': int, 'correct': int, 'accuracy': NUMBER}
 ENVIRONMENT_FIELDS = {'python': str, 'cpu': str, 'device': dict, 'packages': dict, 'code': dict}
 VARIANT_NAME = r'\w[\w.+=-]*'  # of a sweep's network, which is a folder's too
 SKIPPED_FOLDERS = ('checkpoints', 'tensorboard', 'claims')
@@ -98,7 +99,9 @@ def find_runs(folders: Sequence[pathlib.Path]) -> tuple[list[Run], list[str]]:
         for sweep, planned in sweeps.items():
             waiting += not_begun(sweep, planned, set(runs))
     if not runs:
-        raise InputError(f'--workdir {", ".join(map(str, folders))}: no run there, nor below (a run is a folder with a config.json)')
+        told = ', '.join(str(top / 'README.md') for top in folders if (top / 'README.md').exists())
+        told = f'; what is there instead says {told}' if told else ''
+        raise InputError(f'--workdir {", ".join(map(str, folders))}: no run there, nor below (a run is a folder with a config.json){told}')
     return [read_run(folder) for folder in runs.values()], waiting
 
 
@@ -146,22 +149,58 @@ def read_run(folder: pathlib.Path) -> Run:
     check_fields(result['environment']['code'], {'revision': str, 'dirty': bool}, path, 'environment.code.')
     if 'one_nearest_neighbour' in result:
         nearest = result['one_nearest_neighbour']
-        check_fields(nearest, {'count': int, 'correct': int, 'accuracy': NUMBER}, path, 'one_nearest_neighbour.')
-    evaluations = {}
-    for scoring in sorted((folder / 'evaluations').glob('best-*/result.json')):
-        evaluation = read_evaluation(scoring)
+        check_fields(nearest, SHARE_FIELDS, path, 'one_nearest_neighbour.')
+    found = [read_evaluation(scoring) for scoring in sorted((folder / 'evaluations').glob('best-*/result.json'))]
+    evaluations = {(each.summary['protocol']['split'], each.summary['protocol']['views']): each for each in found}
+    evaluations = repeated(result, config, path) | evaluations
+    for evaluation in evaluations.values():
         if list(evaluation.summary['per_class']) != result['class_names']:
-            raise InputError(f'{scoring}: field per_class has other classes than class_names in {path}')
-        protocol = evaluation.summary['protocol']
-        evaluations[protocol['split'], protocol['views']] = evaluation
+            raise InputError(f'{evaluation.folder}: field per_class has other classes than class_names in {path}')
     if not evaluations:
         raise InputError(f'{folder}: finished, but without evaluations/best-*/result.json; `evaluate --workdir {folder}` writes one')
     return Run(folder, config, result, evaluations, 'finished')
 
 
+def repeated(result: dict[str, Any], config: ConfigDict, path: pathlib.Path) -> dict[tuple[str, str], Evaluation]:
+    """What a run's result.json repeats of its scorings, which stands for them where their folders were not kept.
+
+    Their protocol is that of the run; how many images it was trained on is not known then.
+    """
+    titles, found = result['split_titles'], {}
+    check_fields(titles, dict.fromkeys(('train', 'validation', 'test'), str), path, 'split_titles.')
+    for name in (name for name in ('validation_centre', 'test_centre', 'test_ten') if name in result):
+        split, _, views = name.partition('_')
+        protocol = {
+            'data': config.data.dataset,
+            'trained_on': titles['train'],
+            'train_images': None,
+            'dedup': config.data.dedup,
+            'chosen_on': titles['validation'],
+            'split': titles[split],
+            'views': views,
+            'weights': 'average' if config.optimizer.ema else 'last',
+            'epoch': config.epochs * result['best_step'] / max(result['steps'], 1),
+        }
+        check_fields(result, {name: dict}, path)
+        summary = result[name] | {'protocol': protocol}
+        check_summary(summary, path)
+        found[titles[split], views] = Evaluation(summary, None, path.parent)
+    return found
+
+
 def read_evaluation(path: pathlib.Path) -> Evaluation:
     """One scoring, by the path of its result.json; InputError where that or predictions.csv is not what it should be."""
     summary = read_json(path)
+    check_summary(summary, path)
+    table = path.with_name('predictions.csv')
+    predictions = read_predictions(table, list(summary['per_class'])) if table.exists() else None
+    if predictions and len(predictions.labels) != summary['count']:
+        raise InputError(f'{table}: {len(predictions.labels)} images, but count in {path.name} is {summary["count"]}')
+    return Evaluation(summary, predictions, path.parent)
+
+
+def check_summary(summary: Any, path: pathlib.Path) -> None:
+    """Returns if that is what a scoring may say; InputError names the field that is not."""
     check_fields(summary, EVALUATION_FIELDS, path)
     check_fields(summary['protocol'], PROTOCOL_FIELDS, path, 'protocol.')
     names, matrix = list(summary['per_class']), summary['confusion_matrix']
@@ -173,11 +212,13 @@ def read_evaluation(path: pathlib.Path) -> Evaluation:
         raise InputError(f'{path}: field confusion_matrix is not {len(names)} rows of {len(names)} counts')
     if not 0 < summary['count'] == sum(map(sum, matrix)):
         raise InputError(f'{path}: field count is {summary["count"]}, but confusion_matrix holds {sum(map(sum, matrix))} images')
-    table = path.with_name('predictions.csv')
-    predictions = read_predictions(table, names) if table.exists() else None
-    if predictions and len(predictions.labels) != summary['count']:
-        raise InputError(f'{table}: {len(predictions.labels)} images, but count in {path.name} is {summary["count"]}')
-    return Evaluation(summary, predictions, path.parent)
+    if 'subsets' in summary:
+        check_fields(summary, {'subsets': dict}, path)
+        check_fields(summary['subsets'], dict.fromkeys(summary['subsets'], dict), path, 'subsets.')
+    for name, part in summary.get('subsets', {}).items():
+        check_fields(part, SHARE_FIELDS, path, f'subsets.{name}.')
+        if not 0 <= part['correct'] <= part['count'] <= summary['count'] or not part['count']:
+            raise InputError(f'{path}: field subsets.{name} says {part["correct"]} of {part["count"]} images, of {summary["count"]} in all')
 
 
 def read_predictions(path: pathlib.Path, class_names: Sequence[str]) -> Predictions:
@@ -283,6 +324,14 @@ def pool(evaluations: Sequence[Evaluation]) -> Evaluation:
     figures = summarise_confusion(confusion, list(summaries[0]['per_class']))
     parts = [each.predictions for each in evaluations]
     predictions = None if None in parts else Predictions(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    figures['subsets'] = pool_subsets([summary.get('subsets', {}) for summary in summaries])
     figures['nll'] = sum(summary['nll'] * summary['count'] for summary in summaries) / figures['count']
     figures['calibration_error'] = calibration_error(predictions.confidence, predictions.correct) if predictions else None
     return Evaluation(summaries[0] | figures, predictions, evaluations[0].folder)
+
+
+def pool_subsets(subsets: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The parts that all of several scorings have, over the images of all."""
+    names = [name for name in subsets[0] if all(name in each for each in subsets)]
+    counts = {name: [sum(each[name][figure] for each in subsets) for figure in ('count', 'correct')] for name in names}
+    return {name: {'count': count, 'correct': correct, 'accuracy': correct / count} for name, (count, correct) in counts.items()}

@@ -6,6 +6,7 @@ import json
 import math
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -303,6 +304,82 @@ def edit(path: pathlib.Path, **changes: object) -> None:
     path.write_text(json.dumps({key: value for key, value in record.items() if value is not None}))
 
 
+def test_a_run_whose_scorings_were_not_kept_is_reported_from_its_result(tmp_path: pathlib.Path) -> None:
+    run = write_run(tmp_path / 'a', 'base', 0, 60)
+    scored = {name: json.loads((run / 'evaluations' / f'best-{folder}' / 'result.json').read_text()) for name, folder in KEPT.items()}
+    edit(run / 'result.json', **{name: {key: value for key, value in each.items() if key != 'protocol'} for name, each in scored.items()})
+    shutil.rmtree(run / 'evaluations')
+    (validation, centre, ten) = rows_of(tmp_path)
+    assert [(row.title, row.views, row.mean, row.images) for row in (centre, ten)] == [
+        ('PrivateTest', 'centre', 0.6, 100),
+        ('PrivateTest', 'ten', 0.6, 100),
+    ]
+    # 90 of 100 steps, of 20 epochs.
+    assert validation.title == 'PublicTest' and validation.protocol['epoch'] == pytest.approx(18)
+    report([tmp_path])
+    text = (tmp_path / 'report' / 'report.md').read_text()
+    assert 'trained on Training (duplicates of test images left in) for 20 epochs; checkpoint chosen on PublicTest' in text
+
+
+KEPT = {'validation_centre': 'PublicTest-centre', 'test_centre': 'PrivateTest-centre', 'test_ten': 'PrivateTest-ten'}
+COMMITTED = sorted(path for path in (pathlib.Path(__file__).parent.parent.parent / 'results').iterdir() if path.is_dir())
+
+
+@pytest.mark.parametrize('folder', COMMITTED, ids=lambda folder: folder.name)
+def test_the_committed_records_are_reported(folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
+    from fer_jax.__main__ import main
+
+    runs = [json.loads(path.with_name('result.json').read_text()) for path in folder.rglob('config.json')]
+    code = main(['report', '--workdir', str(folder), '--out', str(tmp_path / 'out')])
+    if not runs:  # measurements of other kinds, which a README beside them tells
+        assert code == 2 and not (tmp_path / 'out').exists()
+        assert re.fullmatch(rf'error: --workdir {folder}: no run there.* says {folder}/README.md\n', capsys.readouterr().err)
+        return
+    assert code == 0
+    Page((tmp_path / 'out' / 'report.html').read_text())
+    rows = list(csv.DictReader((tmp_path / 'out' / 'report.csv').read_text().splitlines()))
+    for split, views, name in (('PublicTest', 'centre', 'validation_centre'), ('PrivateTest', 'ten', 'test_ten')):
+        told = sum(int(row['repetitions']) * float(row['accuracy']) for row in rows if (row['split'], row['views']) == (split, views))
+        kept = sum(run[name]['accuracy'] for run in runs if name in run and run['split_titles'][name.partition('_')[0]] == split)
+        assert told == pytest.approx(kept)
+
+
+def add_part(run: pathlib.Path, count: int, correct: int) -> None:
+    part = {'count': count, 'correct': correct, 'accuracy': correct / count, 'accuracy_interval': [0.0, 1.0]}
+    edit(scoring(run), subsets={'strict majority': part})
+
+
+def test_parts_of_a_split_stand_beside_the_whole(tmp_path: pathlib.Path) -> None:
+    for seed, correct in enumerate((60, 70)):
+        add_part(write_run(tmp_path / f'a{seed}', 'one', seed, 50), 80, correct)
+    write_run(tmp_path / 'b', 'two', 0, 55)
+    report([tmp_path])
+    rows = list(csv.DictReader((tmp_path / 'report' / 'report.csv').read_text().splitlines()))
+    (part,) = [row for row in rows if row['part']]
+    # 60 and 70 of 80: mean 0.8125, sd 0.125 / sqrt(2); the whole keeps its own.
+    assert (part['group'], part['split'], part['part'], part['views'], part['images']) == (
+        'one', 'PrivateTest', 'strict majority', 'ten', '80',
+    )  # fmt: skip
+    assert float(part['accuracy']) == 0.8125 and float(part['standard_deviation']) == pytest.approx(0.125 / 2**0.5)
+    assert part['macro_f1'] == part['nll'] == part['one_nearest_neighbour'] == ''
+    text = (tmp_path / 'report' / 'report.md').read_text()
+    header = next(line for line in text.splitlines() if line.startswith('| group')).split(' | ')
+    place = header.index('strict majority, %')
+    assert cells(text, '**one**')[place] == '81.25' and cells(text, '**two**')[place] == '–'
+    assert cells(text, 'one | PrivateTest, strict majority')[3:6] == ['2 seeds', '81.25', '8.84']
+    page = Page((tmp_path / 'report' / 'report.html').read_text())
+    assert 'strict majority, %' in page.words and '81.25' in page.words
+
+
+def test_parts_of_folds_are_pooled(tmp_path: pathlib.Path) -> None:
+    for fold, correct in enumerate((10, 40)):
+        fields = {'data.folds': '2', 'data.fold': str(fold)}
+        add_part(write_run(tmp_path / f'f{fold}', f'x-fold{fold}', 0, 60, fields=fields, content=f'fold{fold}'), 20 + 40 * fold, correct)
+    (row,) = [row for row in rows_of(tmp_path) if row.views == 'ten']
+    (part,) = row.parts
+    assert (part.images, part.mean) == (80, 50 / 80)
+
+
 BREAKS = {
     'result.json: not JSON': lambda run: (run / 'result.json').write_text('{"accuracy": 0.'),
     'result.json: has no field parameters': lambda run: edit(run / 'result.json', parameters=None),
@@ -311,6 +388,8 @@ BREAKS = {
     'result.json: field protocol is': lambda run: edit(scoring(run), protocol=[]),
     'result.json: field nll is NaN': lambda run: edit(scoring(run), nll=float('nan')),
     'result.json: field confusion_matrix is not 7 rows': lambda run: edit(scoring(run), confusion_matrix=[[1]]),
+    'result.json: field subsets.strict majority says 90 of 80': lambda run: add_part(run, 80, 90),
+    'result.json: has no field subsets.x.count': lambda run: edit(scoring(run), subsets={'x': {}}),
     'result.json: field count is 99': lambda run: edit(scoring(run), count=99),
     'predictions.csv: line 1 names other columns': lambda run: scoring(run).with_name('predictions.csv').write_text('a,b\n'),
     'predictions.csv: line 3 is not': lambda run: change_line(scoring(run).with_name('predictions.csv'), 3, '1,happy,nobody,1,0,0,0,0,0,0'),

@@ -42,7 +42,7 @@ def uncovered(config: ConfigDict) -> list[str]:
 
 
 class Block(nn.Module):
-    """`fer_jax.model.network.CSPBlock`, its modules under the same names."""
+    """`fer_jax.model.fernet.CSPBlock`, its modules under the same names."""
 
     def __init__(self, inputs: int, features: int, stride: int, groups: int) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Block(nn.Module):
 
 
 class Network(nn.Module):
-    """`fer_jax.model.network.FERNet` with the paper's two attentions; images [B, 1, 40, 40] → logits [B, classes]."""
+    """`fer_jax.model.fernet.FERNet` with the paper's two attentions; images [B, 1, 40, 40] → logits [B, classes]."""
 
     def __init__(self, config: ConfigDict, classes: int) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from benchmarks.torch_peer import Network, Trainer, augment, cosine, load_variab
 from benchmarks.train_throughput import ROUNDED, check, complaints  # noqa: E402
 from fer_jax.core.config import load_config  # noqa: E402
 from fer_jax.data.views import normalise  # noqa: E402
-from fer_jax.model.network import make_network  # noqa: E402
+from fer_jax.model.fernet import make_network  # noqa: E402
 from fer_jax.training.augment import augment_batch  # noqa: E402
 from fer_jax.training.optimizer import make_optimizer, make_schedule  # noqa: E402
 from fer_jax.training.step import average  # noqa: E402

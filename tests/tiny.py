@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import IO
 
+from fer_jax.core.fields import default_config
+from fer_jax.model.fernet import FERNet, make_network
+
 ROOT = pathlib.Path(__file__).parent.parent
 FIELDS = {
     'data.toyfaces_images': '350',
@@ -25,6 +28,13 @@ def overrides(folder: pathlib.Path, **fields: str) -> list[str]:
     """The arguments of a tiny run whose prepared data lie in `folder`; `fields` with __ for the dots go on top."""
     chosen = FIELDS | {'data.prepared': str(folder / 'prepared')} | {name.replace('__', '.'): text for name, text in fields.items()}
     return [f'--config.{name}={text}' for name, text in chosen.items()]
+
+
+def fernet(classes: int = 7, **fields: object) -> FERNet:
+    """The paper's network with the default fields of config.network but for `fields`."""
+    config = default_config().network
+    config.update(fields)
+    return make_network(config, classes)
 
 
 def start(

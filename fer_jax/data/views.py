@@ -1,16 +1,21 @@
 """Pixels as the network takes them: the crops of a face, and their range."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Shaped, UInt8
 
+from fer_jax.data.schema import IMAGE_SIDE
+
 CROP_SIDE = 40  # the network's input, out of images of 48×48
+MARGIN = (IMAGE_SIDE - CROP_SIDE) // 2  # of the centre crop
+MEAN, SCALE = 127.5, 63.75  # of the normalised pixels
 VIEWS = {'centre': 1, 'ten': 10}  # name → views of each image
 
 
 def normalise(images: Float[Array, '*batch height width'] | UInt8[Array, '*batch height width']) -> Float[Array, '*batch height width 1']:
     """Pixels 0..255 → about -2..2, with a channel axis. Constants, not a set's mean: a checkpoint needs no data set."""
-    return (images.astype(jnp.float32)[..., None] - 127.5) / 63.75
+    return (images.astype(jnp.float32)[..., None] - MEAN) / SCALE
 
 
 def bilinear(image: Float[Array, 'height width'], places: Float[Array, '2 rows columns']) -> Float[Array, 'rows columns']:
@@ -23,6 +28,20 @@ def bilinear(image: Float[Array, 'height width'], places: Float[Array, '2 rows c
     upper = flat[index] * (1 - right) + flat[index + 1] * right
     lower = flat[index + width] * (1 - right) + flat[index + width + 1] * right
     return upper * (1 - down) + lower * down
+
+
+def grid(side: int) -> Float[Array, '2 side side']:
+    """The (row, column) places, from the middle of a view, of `side`² points that lie evenly over all of it."""
+    axis = (jnp.arange(side) - (side - 1) / 2) * CROP_SIDE / side
+    return jnp.stack(jnp.meshgrid(axis, axis, indexing='ij'))
+
+
+def resized(views: Float[Array, 'batch crop crop 1'], side: int) -> Float[Array, 'batch side side 1']:
+    """The views by bilinear sampling at `side`², as training.augment takes them."""
+    if side == CROP_SIDE:
+        return views
+    places = grid(side) + (CROP_SIDE - 1) / 2
+    return jax.vmap(lambda view: bilinear(view, places))(views[..., 0])[..., None]
 
 
 def crops(images: Shaped[Array, 'batch height width'], views: str) -> Shaped[Array, 'views batch crop crop']:

@@ -21,7 +21,7 @@ from fer_jax.core.files import write_atomic, write_json
 from fer_jax.core.mesh import DATA, settle
 from fer_jax.core.statistics import share_correct
 from fer_jax.data.schema import Faces
-from fer_jax.data.views import CROP_SIDE, VIEWS, bilinear, crops, normalise
+from fer_jax.data.views import CROP_SIDE, VIEWS, crops, normalise, resized
 from fer_jax.evaluation.figures import confusion_matrix_png
 from fer_jax.evaluation.metrics import EvaluationState, summarise
 
@@ -35,15 +35,6 @@ class Evaluation:
     summary: dict[str, Any]  # of metrics.summarise
     probabilities: Float32[np.ndarray, 'n classes']
     predictions: Int32[np.ndarray, ' n']
-
-
-def resized(images: Float[Array, 'batch crop crop 1'], side: int) -> Float[Array, 'batch side side 1']:
-    """The views by bilinear sampling at `side`², as augment.sample takes them."""
-    if side == images.shape[1]:
-        return images
-    axis = (jnp.arange(side) - (side - 1) / 2) * images.shape[1] / side + (images.shape[1] - 1) / 2
-    places = jnp.stack(jnp.meshgrid(axis, axis, indexing='ij'))
-    return jax.vmap(lambda image: bilinear(image, places))(images[..., 0])[..., None]
 
 
 def make_evaluator(

@@ -23,8 +23,8 @@ from fer_jax.core.files import write_atomic, write_json
 from fer_jax.data.load import load
 from fer_jax.data.schema import IMAGE_SIDE, Dataset
 from fer_jax.data.toyfaces import draw
-from fer_jax.data.views import CROP_SIDE, crops, normalise
-from fer_jax.export.folded import MEAN, SCALE, fold
+from fer_jax.data.views import CROP_SIDE, MARGIN, MEAN, SCALE, crops, normalise
+from fer_jax.export.folded import fold
 from fer_jax.model.baselines import make_any
 from fer_jax.runs.weights import Weights, nested, read_weights
 
@@ -115,13 +115,12 @@ def drawn() -> tuple[Faces, str]:
 
 def describe(weights: Weights) -> dict[str, str]:
     """What a file says of itself."""
-    first = (IMAGE_SIDE - CROP_SIDE) // 2
     told, names = weights.metadata, weights.class_names
     results = {title: summary['accuracy'] for title, summary in told.get('results', {}).items()}
     return {
         'description': f'Facial expression recognition by fer_jax {__version__}: {weights.name}',
         'input': f'faces: uint8 [n, {IMAGE_SIDE}, {IMAGE_SIDE}], grey, 0 to 255, the face fills the square',
-        'preprocessing': f'done by the file itself: rows and columns {first} to {first + CROP_SIDE - 1}, then (pixel - {MEAN}) / {SCALE}',
+        'preprocessing': f'done by the file itself: rows and columns {MARGIN} to {MARGIN + CROP_SIDE - 1}, then (pixel - {MEAN}) / {SCALE}',
         'outputs': f'logits, probabilities: float32 [n, {len(names)}], in the order of class_names',
         'class_names': json.dumps(names),
         'weights': weights.name,

@@ -13,11 +13,18 @@ from ml_collections import ConfigDict
 
 from fer_jax.core.errors import InputError
 from fer_jax.data.schema import IMAGE_SIDE
-from fer_jax.data.views import CROP_SIDE
+from fer_jax.data.views import CROP_SIDE, MARGIN, SCALE
+from fer_jax.model.attention import (
+    ATTENTIONS,
+    ChannelAttention,
+    EfficientChannelAttention,
+    Modules,
+    SpatialAttention,
+    SqueezeExcitation,
+)
 from fer_jax.model.batch_norm import EPSILON
 from fer_jax.runs.weights import Variables
 
-MEAN, SCALE = 127.5, 63.75  # of views.normalise
 Weight = Float[np.ndarray, '...']
 # A batch norm as (factor, shift) of each channel.
 Norm = tuple[Weight, Weight]
@@ -28,7 +35,7 @@ class Node:
     """One operation, on the outputs of the nodes at `inputs`.
 
     Kinds, their inputs' shapes → their output's (without the batch):
-      faces: uint8 (48, 48); pixels: the crop in its middle, float32 less MEAN → (40, 40, 1)
+      faces: uint8 (48, 48); pixels: their crop from row and column `start` on, float32 less views.MEAN → (40, 40, 1)
       conv: (h, w, i) → (h', w', o) by `kernel` [k, k, i, o], `bias` [o], padding k // 2; depthwise: by `kernel` [k, k, 1, o]
       affine: times `kernel` [c], plus `bias` [c]
       add: of two like maps or vectors; multiply: maps by a map (h, w, 1) or by a vector (c,); halve: 2×2 averages of what is there
@@ -103,7 +110,7 @@ class Graph:
 
 
 class Folder:
-    """Walks the network of a checked `config.network` as `network.FERNet` does, and adds its operations to `graph`.
+    """Walks the network of a checked `config.network` as `fernet.FERNet` does, and adds its operations to `graph`.
 
     Between blocks x is one node, or two: the halves that the next block takes. Where a block's halves are filled up to a multiple
     of `align` channels, only the first channels count.
@@ -111,7 +118,7 @@ class Folder:
 
     def __init__(self, config: ConfigDict, variables: Variables, align: int) -> None:
         self.graph, self.config, self.variables, self.align = Graph(), config, variables, align
-        self.activation = config.activation
+        self.activation, self.attention = config.activation, ATTENTIONS[config.attention]
 
     def weight(self, path: str) -> Weight:
         return self.variables[f'params/{path}'].astype(np.float64)
@@ -124,24 +131,21 @@ class Folder:
     def run(self, classes: int) -> Graph:
         """The whole network, from uint8 faces to logits and, last, probabilities."""
         graph, config = self.graph, self.config
-        x = graph.add('pixels', [graph.add('faces', [], (IMAGE_SIDE, IMAGE_SIDE))], (CROP_SIDE, CROP_SIDE, 1))
-        parts = [graph.conv(x, self.weight('stem/kernel') / SCALE, self.norm('stem_bn'), self.activation)]
-        if config.attention in ('spatial', 'both'):
-            parts = [self.spatial_attention(parts[0], 'spatial_attention')]
+        x = graph.add('pixels', [graph.add('faces', [], (IMAGE_SIDE, IMAGE_SIDE))], (CROP_SIDE, CROP_SIDE, 1), start=MARGIN)
+        x = graph.conv(x, self.weight('stem/kernel') / SCALE, self.norm('stem_bn'), self.activation)
+        parts = [self.attend(x, self.attention.first)]
         inputs = config.stem
         for number, (features, stride) in enumerate(zip(config.blocks, config.strides, strict=True), start=1):
             parts = self.block(parts, f'block{number}', inputs, features, stride, number == len(config.blocks))
-            parts = self.embedded_attention(parts, f'block{number}')
+            if self.attention.block:
+                parts = [self.attend(parts[0], self.attention.block, f'block{number}_')]
             inputs = features
-        (x,) = parts
-        if config.attention in ('channel', 'both'):
-            x = self.channel_attention(x, 'channel_attention')
-        logits = self.head(x, classes)
+        logits = self.head(self.attend(parts[0], self.attention.last), classes)
         graph.add('softmax', [logits], (classes,))
         return graph
 
     def block(self, parts: list[int], name: str, inputs: int, features: int, stride: int, is_last: bool) -> list[int]:
-        """`network.CSPBlock`, its output as two halves where the next block takes it as it is."""
+        """`fernet.CSPBlock`, its output as two halves where the next block takes it as it is."""
         graph, half = self.graph, inputs // 2
         few = len(parts) == 1 and inputs <= self.align and not self.config.preactivation
         y = self.merged(parts[0], name, half) if few else self.paths(parts, name, half)
@@ -152,7 +156,7 @@ class Folder:
             y = self.channel_attention(y, f'{name}/fusion')
         else:
             kernel = self.weight(f'{name}/fusion/kernel')
-        whole = is_last or kernel is None or self.config.attention in ('se', 'eca', 'cbam')
+        whole = is_last or kernel is None or self.attention.block
         bounds = [(0, features)] if whole else [(0, features // 2), (features // 2, features)]
         shortcut = [self.halved(x) if stride > 1 else x for x in parts] if self.config.shortcut else []
         found = []
@@ -233,7 +237,7 @@ class Folder:
         return self.graph.add('halve', [x], (-(-height // 2), -(-width // 2), channels))
 
     def unit(self, x: int, name: str, layers: tuple[str, str], is_depthwise: bool) -> int:
-        """`network.CSPBlock.unit`: two convolutions, of which the first may be depthwise; then no activation stands between them."""
+        """`fernet.CSPBlock.unit`: two convolutions, of which the first may be depthwise; then no activation stands between them."""
         kernels = [self.weight(f'{name}/{layer}/kernel') for layer in layers]
         norms = [self.norm(f'{name}/{layer}_bn') for layer in layers]
         inner, after = None if is_depthwise else self.activation, None if self.config.preactivation else self.activation
@@ -246,40 +250,49 @@ class Folder:
         y = self.graph.conv(y, kernels[1], norms[1], None if self.config.residual else after, width=width)
         return self.graph.sum(x, y, after) if self.config.residual else y
 
+    def attend(self, x: int, modules: Modules, before: str = '') -> int:
+        """`fernet.FERNet.attend`."""
+        for name, module in modules.items():
+            match module:
+                case SpatialAttention():
+                    x = self.spatial_attention(x, before + name)
+                case ChannelAttention():
+                    x = self.channel_attention(x, before + name)
+                case SqueezeExcitation():
+                    x = self.weigh(x, self.squeeze_excitation(self.pooled(x, 'place_mean'), before + name))
+                case EfficientChannelAttention():
+                    matrix = self.banded(f'{before}{name}/conv/kernel', *self.graph.shape(x)[-1:])
+                    x = self.weigh(x, self.graph.dense(self.pooled(x, 'place_mean'), matrix, activation='sigmoid'))
+                case _:
+                    attention = self.config.attention
+                    raise InputError(f'network.attention={attention}: not written in this format yet; --format stablehlo takes any')
+        return x
+
     def spatial_attention(self, x: int, name: str) -> int:
         height, width, _ = self.graph.shape(x)
         pooled = [self.graph.add(kind, [x], (height, width, 1)) for kind in ('channel_mean', 'channel_max')]
         stacked = self.graph.add('concat', pooled, (height, width, 2))
         norm = np.ones(1), self.weight(f'{name}/conv/bias')
-        gate = self.graph.conv(stacked, self.weight(f'{name}/conv/kernel'), norm, 'sigmoid')
-        return self.graph.add('multiply', [x, gate], self.graph.shape(x))
+        return self.weigh(x, self.graph.conv(stacked, self.weight(f'{name}/conv/kernel'), norm, 'sigmoid'))
 
     def channel_attention(self, x: int, name: str) -> int:
         """The perceptron's second layer is linear and without bias, so it is done once, on the sum."""
-        channels = self.graph.shape(x)[-1:]
         squeeze = self.weight(f'{name}/squeeze/kernel')
-        pooled = [self.graph.add(kind, [x], channels) for kind in ('place_mean', 'place_max')]
+        pooled = [self.pooled(x, kind) for kind in ('place_mean', 'place_max')]
         hidden = self.graph.sum(*(self.graph.dense(y, squeeze, activation='relu') for y in pooled))
         return self.weigh(x, self.graph.dense(hidden, self.weight(f'{name}/excite/kernel'), activation='sigmoid'))
 
+    def squeeze_excitation(self, pooled: int, name: str) -> int:
+        for layer, activation in (('squeeze', 'relu'), ('excite', 'sigmoid')):
+            path = f'{name}/{layer}'
+            pooled = self.graph.dense(pooled, self.weight(f'{path}/kernel'), self.weight(f'{path}/bias'), activation)
+        return pooled
+
+    def pooled(self, x: int, kind: str) -> int:
+        return self.graph.add(kind, [x], self.graph.shape(x)[-1:])
+
     def weigh(self, x: int, gate: int) -> int:
         return self.graph.add('multiply', [x, gate], self.graph.shape(x))
-
-    def embedded_attention(self, parts: list[int], name: str) -> list[int]:
-        graph, attention = self.graph, self.config.attention
-        if attention not in ('se', 'eca', 'cbam'):
-            return parts
-        (x,) = parts
-        if attention == 'cbam':
-            return [self.spatial_attention(self.channel_attention(x, f'{name}_cbam_channel'), f'{name}_cbam_spatial')]
-        channels = graph.shape(x)[-1:]
-        pooled = graph.add('place_mean', [x], channels)
-        if attention == 'eca':
-            return [self.weigh(x, graph.dense(pooled, self.banded(f'{name}_eca/conv/kernel', *channels), activation='sigmoid'))]
-        for layer, activation in (('squeeze', 'relu'), ('excite', 'sigmoid')):
-            path = f'{name}_se/{layer}'
-            pooled = graph.dense(pooled, self.weight(f'{path}/kernel'), self.weight(f'{path}/bias'), activation)
-        return [self.weigh(x, pooled)]
 
     def banded(self, path: str, channels: int) -> Float[np.ndarray, 'channels channels']:
         """The matrix that a 1-D convolution over the channels is."""

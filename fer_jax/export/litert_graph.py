@@ -9,8 +9,8 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from fer_jax.data.views import CROP_SIDE
-from fer_jax.export.folded import MEAN, Graph, Node
+from fer_jax.data.views import MEAN
+from fer_jax.export.folded import Graph, Node
 
 VERSION = 3  # of the schema
 IDENTIFIER = b'TFL3'
@@ -100,7 +100,7 @@ class Writer:
         fused = {'fusedActivationFunction': FUSED.get(node.activation, schema.ActivationFunctionType.NONE)}
         match node.kind:
             case 'pixels':
-                return self.pixels(inputs[0], shapes[0][0])
+                return self.pixels(inputs[0], node)
             case 'conv' | 'depthwise' | 'dense' | 'project':
                 x = self.conv(inputs[0], node, shapes[0], shape, name, fused)
             case 'affine':
@@ -132,10 +132,9 @@ class Writer:
         numbers = [self.whole(*each) for each in bounds]
         return self.emit('STRIDED_SLICE', [x, *numbers], shape, name, 'StridedSliceOptions', kind, beginMask=whole, endMask=whole)
 
-    def pixels(self, faces: int, side: int) -> int:
-        first = (side - CROP_SIDE) // 2
-        shape = (CROP_SIDE, CROP_SIDE)
-        bounds = [(0, first, first), (0, first + CROP_SIDE, first + CROP_SIDE), (1, 1, 1)]
+    def pixels(self, faces: int, node: Node) -> int:
+        shape = node.shape[:2]
+        bounds = [(0, node.start, node.start), (0, *(node.start + side for side in shape)), (1, 1, 1)]
         crop = self.slice(faces, bounds, shape, 'crop', 0b001, 'uint8')
         grey = self.emit('CAST', [crop], shape, 'grey', 'CastOptions', inDataType=TYPES['uint8'], outDataType=TYPES['float32'])
         maps = self.emit('RESHAPE', [grey, self.whole(-1, *shape, 1)], (*shape, 1), 'maps', 'ReshapeOptions', newShape=[-1, *shape, 1])

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from fer_jax.data.views import CROP_SIDE
-from fer_jax.export.folded import MEAN, Graph, Node
+from fer_jax.data.views import MEAN
+from fer_jax.export.folded import Graph, Node
 
 # The first that has Gelu; ONNX Runtime reads it since 1.17, of January 2024.
 OPSET, IR_VERSION = 20, 9
@@ -62,7 +62,7 @@ class Writer:
         inputs = [self.name(i) for i in node.inputs]
         match node.kind:
             case 'pixels':
-                self.pixels(inputs[0], out, graph.shape(node.inputs[0])[0])
+                self.pixels(inputs[0], node, out)
             case 'conv' | 'depthwise':
                 self.activated(node, out, lambda name: self.conv(inputs[0], node, name))
             case 'affine':
@@ -98,9 +98,8 @@ class Writer:
             case 'softmax':
                 self.emit('Softmax', inputs, out)
 
-    def pixels(self, faces: str, out: str, side: int) -> None:
-        first = (side - CROP_SIDE) // 2
-        bounds = (('from', [first] * 2), ('to', [first + CROP_SIDE] * 2), ('axes', [1, 2]))
+    def pixels(self, faces: str, node: Node, out: str) -> None:
+        bounds = (('from', [node.start] * 2), ('to', [node.start + side for side in node.shape[:2]]), ('axes', [1, 2]))
         crop = self.emit('Slice', [faces, *(self.constant(np.array(value), f'crop_{what}') for what, value in bounds)], 'crop')
         grey = self.emit('Cast', [crop], 'grey', to=TensorProto.FLOAT)
         centred = self.emit('Sub', [grey, self.constant(np.array(MEAN, np.float32), 'middle')], 'centred')

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from fer_jax.model.batch_norm import BatchNorm, identity
-from fer_jax.model.convolution import places, shift
-from fer_jax.model.network import HEAD_INIT, Convolution, FERNet, Images, channel_shuffle, make_network
+from fer_jax.model.convolution import HEAD_INIT, Convolution, Images, channel_shuffle, places, shift
+from fer_jax.model.fernet import FERNet, make_network
 
 Maps = Float[Array, 'batch out_height out_width features']
 # (x, name, features, size, stride, …) → maps: `Baseline.__call__`'s own, which knows the type of the arithmetic and the norm.
@@ -177,7 +177,7 @@ ARCHITECTURES: dict[str, tuple[Callable[[Layer, Array], Array], int]] = {
 
 
 def make_any(config: ConfigDict, classes: int, statistics_axis: str | None = None) -> FERNet | Baseline:
-    """The network that a checked `config.network` names: the paper's, by `network.make_network`, or a baseline.
+    """The network that a checked `config.network` names: the paper's, by `fernet.make_network`, or a baseline.
 
     Of a baseline the configuration decides the type of the arithmetic and batch norm; the other fields are FERNet's.
     """

@@ -5,10 +5,13 @@ What is chosen by the backend is chosen when the program is lowered for it, so a
 
 import functools
 import itertools
+from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 Images = Float[Array, 'batch height width channels']
@@ -21,6 +24,57 @@ Size = tuple[int, int]  # rows and columns
 # Up to so many pairs of an input and an output channel, shifted multiply-adds are faster on CPU than XLA's convolution:
 # 20 times for the stem's 1·8, 5 times for 4·4, slower for 12·12.
 FEW_PAIRS = 32
+TRUNCATED_STD = 0.87962566  # of a unit normal cut off at ±2
+# Fan-out keeps the variance of the gradients through fifty layers of ReLU (He et al., 2015, section 2.2).
+KERNEL_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'truncated_normal')
+# The head has no batch norm behind it: fan-in keeps the first logits near the size of its input.
+HEAD_INIT = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
+
+
+def depthwise_init(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Float[Array, 'k k 1 channels']:
+    """He's normal draw for depthwise filters, whose fan is k²: no sum runs over channels."""
+    std = (2.0 / (shape[0] * shape[1])) ** 0.5
+    return std * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype) / TRUNCATED_STD
+
+
+def channel_shuffle(x: Float[Array, '*shape channels'], groups: int) -> Float[Array, '*shape channels']:
+    """Deals the channels of `groups` consecutive groups out in turn (ShuffleNet, Zhang et al., 2018).
+
+    Channel g·n + i goes to position i·groups + g, where n = channels / groups. `channel_shuffle(·, channels // groups)`
+    is its inverse, and one group the identity.
+    """
+    split = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+    return jnp.swapaxes(split, -1, -2).reshape(x.shape)
+
+
+class Convolution(nn.Module):
+    """A k×k convolution with padding k // 2; `depthwise` has one filter a channel.
+
+    `shuffle_groups` puts a channel shuffle before it. The shuffle is done to the kernel, turned round: that gives the same
+    sums, and a kernel's rows are few where the maps' channels would have to be copied.
+    """
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    depthwise: bool = False
+    bias: bool = False
+    shuffle_groups: int | None = None
+    kernel_init: Callable[..., Array] = KERNEL_INIT
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Images) -> Float[Array, 'batch out_height out_width features']:
+        shape = (self.size, self.size, 1 if self.depthwise else x.shape[-1], self.features)
+        kernel = self.param('kernel', depthwise_init if self.depthwise else self.kernel_init, shape)
+        if self.shuffle_groups is not None:
+            inverse = x.shape[-1] // self.shuffle_groups
+            kernel = channel_shuffle(kernel.swapaxes(2, 3), inverse).swapaxes(2, 3)
+        function = convolve_depthwise if self.depthwise else convolve
+        y = function(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        if self.bias:
+            y = y + self.param('bias', nn.initializers.zeros_init(), (self.features,)).astype(self.dtype)
+        return y
 
 
 def convolve(images: Images, kernel: Kernel, stride: int = 1) -> Maps:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from fer_jax.data.views import CROP_SIDE
 from fer_jax.model.baselines import Baseline, make_any
-from fer_jax.model.network import FERNet
+from fer_jax.model.fernet import FERNet
 
 OPERATORS = {
     'stem': 'convolution k3 s1 p1',
@@ -85,7 +85,9 @@ def activation_bytes(network: FERNet) -> int:
 
     Counted are convolutions, dense layers, batch norms and activation functions.
     """
-    network = network.clone(activation='relu')  # the others' outputs are as large, but not all of them can be told by a name
+    network = network.clone(
+        options=dataclasses.replace(network.options, activation='relu')
+    )  # the others' outputs are as large, but not all of them can be told by a name
     images = jax.ShapeDtypeStruct((1, CROP_SIDE, CROP_SIDE, 1), jnp.float32)
     variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, train=False), images)
 

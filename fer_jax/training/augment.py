@@ -6,7 +6,7 @@ from jax import Array
 from jaxtyping import Float, Int, UInt8
 from ml_collections import ConfigDict
 
-from fer_jax.data.views import CROP_SIDE, bilinear
+from fer_jax.data.views import CROP_SIDE, bilinear, grid
 
 
 def augment_batch(
@@ -57,10 +57,8 @@ def sample(image: Float[Array, 'height height'], key: Array, options: ConfigDict
     rotate, scale, shift = jnp.array([options.rotate, options.scale, options.shift]) * some(affine_key, 3, options.share)
     angle = jnp.deg2rad(rotate * turn)
     rotation = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]]) / (1 + scale * zoom)
-    axis = (jnp.arange(side) - (side - 1) / 2) * CROP_SIDE / side
-    grid = jnp.stack(jnp.meshgrid(axis, axis, indexing='ij'))
     centre = corner + (CROP_SIDE - 1) / 2 + shift * CROP_SIDE * jnp.stack([down, right])
-    return bilinear(image, jnp.tensordot(rotation, grid, 1) + centre[:, None, None])
+    return bilinear(image, jnp.tensordot(rotation, grid(side), 1) + centre[:, None, None])
 
 
 def erase_rectangle(view: Float[Array, 'side side'], key: Array, probability: float) -> Float[Array, 'side side']:

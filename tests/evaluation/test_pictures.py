@@ -13,7 +13,8 @@ from fer_jax.data.schema import Faces
 from fer_jax.evaluation import pictures
 from fer_jax.evaluation.evaluate import Evaluation
 from fer_jax.evaluation.pictures import attention, sample, worst_mistakes, write_pictures
-from fer_jax.model.network import FERNet
+from fer_jax.model.fernet import FERNet
+from tests.tiny import fernet
 
 NAMES = ('angry', 'happy', 'sad')
 
@@ -30,7 +31,7 @@ def faces_of(labels: list[int]) -> Faces:
 
 def network_of(attention: str) -> tuple[FERNet, dict[str, Any]]:
     """A network of two blocks and its first variables, as plain dictionaries of arrays that may be changed."""
-    network = FERNet(classes=3, attention=attention, blocks=(16, 24), strides=(2, 2))
+    network = fernet(3, attention=attention, blocks=(16, 24), strides=(2, 2))
     # Two hundred small draws in one program, whose compiling may be quick.
     first = jax.jit(network.init, static_argnames='train', compiler_options={'xla_backend_optimization_level': 0})
     variables = first(jax.random.key(0), jnp.zeros((1, 40, 40, 1)), train=False)

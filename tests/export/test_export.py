@@ -14,7 +14,7 @@ from fer_jax.core.fields import default_config
 from fer_jax.data.views import normalise
 from fer_jax.export import command as module
 from fer_jax.export.folded import fold
-from fer_jax.model.network import make_network
+from fer_jax.model.fernet import make_network
 from fer_jax.runs.weights import nested, save_weights, shapes
 from tests import reference
 from tests.tiny import ROOT

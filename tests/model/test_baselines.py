@@ -16,7 +16,7 @@ from fer_jax.core.errors import InputError
 from fer_jax.core.fields import CHOICES, default_config
 from fer_jax.core.mesh import DATA, replicate
 from fer_jax.model.baselines import ARCHITECTURES, Baseline, make_any, max_pool
-from fer_jax.model.network import FERNet, make_network
+from fer_jax.model.fernet import FERNet, make_network
 from fer_jax.model.summary import parameter_table, summary
 from fer_jax.runs.state import create_state
 from fer_jax.training.optimizer import is_kernel, make_optimizer

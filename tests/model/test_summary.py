@@ -7,7 +7,7 @@ import pytest
 from fer_jax.core.config import check_config, load_config
 from fer_jax.core.errors import InputError
 from fer_jax.core.fields import default_config
-from fer_jax.model.network import make_network
+from fer_jax.model.fernet import make_network
 from fer_jax.model.summary import activation_bytes, parameter_table, summary, table_rows
 
 # Table 1 as the paper prints it: input, operator, parameters.

@@ -9,8 +9,7 @@ import pytest
 from scipy import ndimage
 
 from fer_jax.core.fields import default_config
-from fer_jax.data.views import CROP_SIDE, bilinear, normalise
-from fer_jax.evaluation.evaluate import resized
+from fer_jax.data.views import CROP_SIDE, bilinear, normalise, resized
 from fer_jax.training.augment import augment, augment_batch
 from tests import reference
 

@@ -10,8 +10,8 @@ import pytest
 
 from fer_jax.core.errors import InputError
 from fer_jax.core.fields import CHOICES, default_config
-from fer_jax.model.network import FERNet
 from fer_jax.training.optimizer import OPTIMIZERS, SCHEDULES, is_kernel, make_optimizer, make_schedule
+from tests.tiny import fernet
 
 
 def options(**fields):
@@ -87,7 +87,7 @@ def test_kernels():
 
 
 def test_every_parameter_of_the_network_is_a_kernel_a_bias_or_a_scale():
-    network = FERNet(7, 'cbam', 4)
+    network = fernet(attention='cbam')
     params = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 40, 40, 1)), train=False))['params']
     names = {path[-1].key for path, _ in jax.tree.leaves_with_path(params)}
     assert names == {'kernel', 'bias', 'scale'}

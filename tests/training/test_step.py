@@ -18,7 +18,7 @@ from fer_jax.core.mesh import DATA, REPLICA, replicate
 from fer_jax.data.views import normalise
 from fer_jax.model import network as network_module
 from fer_jax.model.batch_norm import identity
-from fer_jax.model.network import make_network
+from fer_jax.model.fernet import make_network
 from fer_jax.runs.state import create_state, evaluated_variables
 from fer_jax.training.augment import augment_batch
 from fer_jax.training.losses import smooth

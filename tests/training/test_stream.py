@@ -21,7 +21,7 @@ from fer_jax.data.load import load, pipeline
 from fer_jax.data.prepare import prepare, prepared_folder
 from fer_jax.data.shards import INDEX, ShardImages
 from fer_jax.evaluation.neighbour import one_nearest_neighbour
-from fer_jax.model.network import make_network
+from fer_jax.model.fernet import make_network
 from fer_jax.runs.state import create_state
 from fer_jax.training import stream as streaming
 from fer_jax.training.optimizer import make_optimizer

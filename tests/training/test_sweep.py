@@ -20,7 +20,7 @@ from fer_jax.__main__ import parse, run
 from fer_jax.core.config import load_variants, values
 from fer_jax.core.errors import Diverged, InputError, Interrupted
 from fer_jax.core.processes import stop_signals
-from fer_jax.model.network import make_network
+from fer_jax.model.fernet import make_network
 from fer_jax.runs.claims import latest
 from fer_jax.training import plan
 from fer_jax.training import sweep as module

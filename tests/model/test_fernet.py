@@ -16,21 +16,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fer_jax.core.fields import default_config
-from fer_jax.model.batch_norm import BatchNorm
-from fer_jax.model.network import (
+from fer_jax.core.fields import CHOICES, default_config
+from fer_jax.model.attention import (
+    ATTENTIONS,
     ChannelAttention,
-    CSPBlock,
     EfficientChannelAttention,
-    FERNet,
     SpatialAttention,
     SqueezeExcitation,
-    channel_shuffle,
-    make_network,
     maximum,
-    widen,
 )
-from tests import reference
+from fer_jax.model.batch_norm import BatchNorm
+from fer_jax.model.convolution import channel_shuffle
+from fer_jax.model.fernet import CSPBlock, FERNet, make_network, widen
+from tests import reference, tiny
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent.parent / 'golden' / 'parameter_shapes.json').read_text())
 # Table 1 of the paper: the parameters of each row, and their total.
@@ -65,13 +63,23 @@ VARIANTS = {
     'ECA': (dict(attention='eca', shuffle_groups=4), BASE + 24),
     'CBAM': (dict(attention='cbam', shuffle_groups=4), BASE + 55_570),
 }
-TINY = dict(classes=7, stem=8, blocks=(24, 32), strides=(2, 2))
+TINY = dict(blocks=(24, 32), strides=(2, 2))
+
+
+def fernet(**fields) -> FERNet:
+    """The network of 7 classes without the identity sums, which the configuration has by default, unless they are asked for."""
+    return tiny.fernet(7, **{'residual': False, 'shortcut': False} | fields)
+
+
+def block(features, stride, **fields):
+    """One block, likewise; batch norm uses the running statistics."""
+    return CSPBlock(features, stride, fernet(**fields).options, functools.partial(BatchNorm, train=False))
 
 
 @functools.cache
 def shapes(**options):
     """Variables of a network as shapes; nothing is computed."""
-    network = FERNet(classes=7, **options)
+    network = fernet(**options)
     return jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 40, 40, 1)), train=False))
 
 
@@ -134,8 +142,14 @@ def test_the_total_of_table_1():
     assert sum(TABLE_1.values()) == 1_906_382
     assert count(shapes()['params']) == 1_906_382
     network = make_network(default_config().network, 7)
-    assert (network.attention, network.shuffle_groups, network.fusion) == ('both', 4, 'pointwise'), 'SA + Base(g=4) + CA is the default'
+    assert (network.attention, network.options.shuffle_groups, network.options.fusion) == ('both', 4, 'pointwise'), (
+        'SA + Base(g=4) + CA is the default'
+    )
     assert count(jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 40, 40, 1)), train=False))['params']) == 1_906_382
+
+
+def test_every_attention_that_a_configuration_may_name_is_there():
+    assert tuple(ATTENTIONS) == CHOICES['network.attention']
 
 
 def test_the_formula_of_each_block():
@@ -168,7 +182,7 @@ def test_golden_counts_and_shapes(variant):
         dict(residual=True, zero_last_gamma=True),
         dict(shortcut=True),
         dict(activation='gelu'),
-        dict(dtype=jnp.bfloat16),
+        dict(dtype='bfloat16'),
         dict(fusion='attention', preactivation=True, residual=True, shortcut=True, activation='silu'),
     ],
     ids=str,
@@ -185,7 +199,7 @@ def test_the_reading_of_the_block_does_not_change_the_count(options):
 
 
 def test_the_maps_have_the_sides_of_table_1():
-    network = FERNet(classes=7)
+    network = fernet()
     _, taken = jax.eval_shape(
         lambda variables, x: network.apply(variables, x, train=False, capture_intermediates=True, mutable=['intermediates']),
         shapes(),
@@ -295,29 +309,27 @@ def test_widen_by_hand():
 )
 def test_the_block(stride, groups, preactivation, residual):
     """Line by line the description of the reconstruction, on a map of odd side."""
-    norm = functools.partial(BatchNorm, train=False)
-    block = CSPBlock(12, stride, norm, groups, preactivation=preactivation, residual=residual)
+    one = block(12, stride, shuffle_groups=groups, preactivation=preactivation, residual=residual)
     x = images(2, 5, 8)
-    variables = randomised(jax.eval_shape(lambda: block.init(jax.random.key(0), x)))
+    variables = randomised(jax.eval_shape(lambda: one.init(jax.random.key(0), x)))
     tree = as_numpy(variables)
     expected = reference.csp_block(np.asarray(x, np.float64), tree['params'], tree['batch_stats'], stride, groups, preactivation, residual)
-    got = reference.jit(block.apply)(variables, x)
+    got = reference.jit(one.apply)(variables, x)
     assert got.shape == expected.shape == (2, -(-5 // stride), -(-5 // stride), 12)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_shortcut_is_added_to_the_block():
-    norm = functools.partial(BatchNorm, train=False)
     x = images(2, 5, 8)
-    plain, with_shortcut = (CSPBlock(12, 2, norm, 4, shortcut=each) for each in (False, True))
+    plain, with_shortcut = (block(12, 2, shortcut=each) for each in (False, True))
     variables = randomised(jax.eval_shape(lambda: plain.init(jax.random.key(0), x)))
-    sums = [reference.jit(block.apply)(variables, x) for block in (plain, with_shortcut)]
+    sums = [reference.jit(one.apply)(variables, x) for one in (plain, with_shortcut)]
     np.testing.assert_allclose(sums[1], sums[0] + widen(x, 12, 2), rtol=1e-5, atol=1e-5)
 
 
 def test_stochastic_depth_leaves_blocks_out():
     """The one block of a network is there, doubled, or not there, each about half of the time; evaluation knows nothing of it."""
-    network = FERNet(7, attention='none', stem=4, blocks=(8,), strides=(2,), shortcut=True, stochastic_depth=0.5)
+    network = fernet(attention='none', stem=4, blocks=(8,), strides=(2,), shortcut=True, stochastic_depth=0.5)
     variables = drawn(network)
     x = images(2, side=8)
 
@@ -342,24 +354,24 @@ def test_stochastic_depth_leaves_blocks_out():
 
 def test_a_silent_residual_path_is_the_identity():
     """With zero_last_gamma the paths of a new block add nothing: what goes into concat_bn is relu of the input."""
-    block = CSPBlock(12, 1, functools.partial(BatchNorm, train=False), residual=True, zero_last_gamma=True)
+    one = block(12, 1, residual=True, zero_last_gamma=True)
     x = images(1, 5, 8)
-    variables = reference.jit(lambda: block.init(jax.random.key(0), x))()
-    _, taken = reference.jit(lambda v, x: block.apply(v, x, capture_intermediates=True, mutable=['intermediates']))(variables, x)
+    variables = reference.jit(lambda: one.init(jax.random.key(0), x))()
+    _, taken = reference.jit(lambda v, x: one.apply(v, x, capture_intermediates=True, mutable=['intermediates']))(variables, x)
     np.testing.assert_allclose(taken['intermediates']['concat_bn']['__call__'][0] * math.sqrt(1 + reference.EPSILON), nn.relu(x), rtol=1e-6)
 
 
 # --- The whole
 
 
-def tiny(**options):
+def small(**options):
     """A tiny network and variables for it that are nowhere special."""
-    network = FERNet(**TINY | options)
+    network = fernet(**TINY | options)
     return network, randomised(jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 40, 40, 1)), train=False)))
 
 
 def test_base_is_base_with_one_group():
-    networks = [FERNet(7, 'none', groups, stem=8, blocks=(16,), strides=(2,)) for groups in (None, 1, 2)]
+    networks = [fernet(attention='none', shuffle_groups=groups, blocks=(16,), strides=(2,)) for groups in (None, 1, 2)]
     initial = [reference.jit(lambda network=network: network.init(jax.random.key(5), images(1), train=False))() for network in networks]
     jax.tree.map(np.testing.assert_array_equal, initial[0], initial[1])
     base, one, two = (
@@ -373,16 +385,16 @@ def test_base_is_base_with_one_group():
 def test_each_variant_is_another_function():
     """No option is without effect (equal outputs would mean that a field goes nowhere)."""
     one = dict(blocks=(24,), strides=(2,))
-    plain, variables = tiny(**one)
+    plain, variables = small(**one)
     expected = np.asarray(reference.jit(lambda v, x: plain.apply(v, x, train=False))(variables, images(2)))
     for options in (dict(preactivation=True), dict(residual=True), dict(shortcut=True), dict(activation='gelu'), dict(shuffle_groups=2)):
-        network = FERNet(**TINY | one | options)
+        network = fernet(**TINY | one | options)
         logits = reference.jit(lambda v, x, network=network: network.apply(v, x, train=False))(variables, images(2))
         assert not np.allclose(logits, expected), options
 
 
 def test_evaluation_does_not_depend_on_the_companions():
-    network, variables = tiny()
+    network, variables = small()
     logits = reference.jit(lambda x: network.apply(variables, x, train=False))
     x = images(8)
     together = np.asarray(logits(x))
@@ -392,7 +404,7 @@ def test_evaluation_does_not_depend_on_the_companions():
 
 
 def test_the_head_is_the_mean_over_its_map():
-    network, variables = tiny(attention='none')
+    network, variables = small(attention='none')
     logits, taken = reference.jit(lambda v, x: network.apply(v, x, train=False, capture_intermediates=True, mutable=['intermediates']))(
         variables, images(2)
     )
@@ -403,7 +415,7 @@ def test_the_head_is_the_mean_over_its_map():
 
 @pytest.mark.parametrize('attention', ['both', 'se', 'eca', 'cbam'])
 def test_gates_are_sown_and_lie_between_0_and_1(attention):
-    network, variables = tiny(attention=attention)
+    network, variables = small(attention=attention)
     _, sown = reference.jit(lambda v, x: network.apply(v, x, train=False, mutable=['intermediates']))(variables, images(3))
     gates = {name: tree for name, (tree,) in ((k, v) for k, v in flat_sown(sown['intermediates']))}
     blocks = ('block1', 'block2')
@@ -459,7 +471,7 @@ def assert_all_flow(found, without_effect=()):
 
 def test_gradients_of_the_whole_network():
     """With batch statistics, as in training: finite for all parameters, and none of them stands still."""
-    network = FERNet(classes=7)
+    network = fernet()
     assert_all_flow(gradients(network, drawn(network), images(14), train=True), WITHOUT_EFFECT)
 
 
@@ -470,13 +482,13 @@ def test_gradients_of_the_whole_network():
         dict(attention='eca', activation='leaky_relu'),
         dict(attention='cbam', residual=True, shortcut=True),
         dict(fusion='attention', preactivation=True, residual=True),
-        dict(dtype=jnp.bfloat16),
+        dict(dtype='bfloat16'),
     ],
     ids=str,
 )
 def test_gradients_of_the_variants(options):
     """With running statistics, where every parameter has an effect."""
-    network = FERNet(**TINY | options)
+    network = fernet(**TINY | options)
     found = gradients(network, drawn(network), images(14), train=False)
     assert {leaf.dtype for leaf in found.values()} == {np.dtype('float32')}
     assert_all_flow(found)
@@ -486,8 +498,8 @@ def test_gradients_of_the_variants(options):
 def test_bfloat16_against_float32(options):
     """Every layer rounds to 8 bits, 2⁻⁹ relative, independently: after the ~25 roundings on the way through two blocks that
     is √25 · 2⁻⁹ ≈ 1 % of the size of the logits; 5 % allows for what the gates and norms make of it."""
-    network, variables = tiny(**options)
-    half = FERNet(**TINY | options | {'dtype': jnp.bfloat16})
+    network, variables = small(**options)
+    half = fernet(**TINY | options | {'dtype': 'bfloat16'})
     x = images(16)
     exact, exact_statistics = reference.jit(lambda v, x: network.apply(v, x, train=True, mutable=['batch_stats']))(variables, x)
     near, statistics = reference.jit(lambda v, x: half.apply(v, x, train=True, mutable=['batch_stats']))(variables, x)
@@ -500,7 +512,7 @@ def test_bfloat16_against_float32(options):
 
 
 def test_bfloat16_is_used_in_every_layer():
-    network = FERNet(classes=7, attention='cbam', shortcut=True, residual=True, fusion='attention', dtype=jnp.bfloat16)
+    network = fernet(attention='cbam', shortcut=True, residual=True, fusion='attention', dtype='bfloat16')
     variables = shapes(attention='cbam', fusion='attention')
     _, taken = jax.eval_shape(
         lambda v, x: network.apply(v, x, train=True, capture_intermediates=True, mutable=['intermediates', 'batch_stats']),
@@ -513,7 +525,7 @@ def test_bfloat16_is_used_in_every_layer():
 
 def test_running_statistics_move_by_the_momentum():
     """new = 0.75 · old + 0.25 · batch, where the stem's batch statistics come from NumPy."""
-    network, variables = tiny(attention='none', batch_norm_momentum=0.75)
+    network, variables = small(attention='none', batch_norm_momentum=0.75)
     x = images(4)
     _, updated = reference.jit(lambda v, x: network.apply(v, x, train=True, mutable=['batch_stats']))(variables, x)
     y = reference.convolution(np.asarray(x), np.asarray(variables['params']['stem']['kernel']))
@@ -524,9 +536,9 @@ def test_running_statistics_move_by_the_momentum():
 
 def test_initial_sizes():
     """Standard deviations by hand: dense √(2 / (k²·features)), depthwise √(2 / k²), head √(1 / (k²·inputs)); biases 0, scales 1."""
-    network = FERNet(classes=7, shuffle_groups=None, stem=2, blocks=(256,), strides=(2,))
+    network = fernet(shuffle_groups=None, stem=2, blocks=(256,), strides=(2,))
     params = flat(reference.jit(lambda: network.init(jax.random.key(0), images(1), train=False))()['params'])
-    wide = CSPBlock(4, 1, functools.partial(BatchNorm, train=False))
+    wide = block(4, 1)
     inner = flat(reference.jit(lambda: wide.init(jax.random.key(0), jnp.zeros((1, 3, 3, 128))))()['params'])
     for leaf, std in (
         (inner['dense_conv1/kernel'], math.sqrt(2 / (9 * 64))),

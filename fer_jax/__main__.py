@@ -121,7 +121,6 @@ def add_export(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument('--checkpoint', metavar='WEIGHTS', help=f'name or file of weights, or a run; default: {SHIPPED}')
     sub.add_argument('--workdir', type=pathlib.Path, help='folder of a run, whose best checkpoint it is, in place of --checkpoint')
     sub.add_argument('--out', type=pathlib.Path, required=True, help='the file')
-    sub.add_argument('--int8', action='store_true', help='onnx in eight bits: fitted to training images where the data are here')
 
 
 def split_overrides(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -212,7 +211,7 @@ def export(options: argparse.Namespace, overrides: dict[str, str]) -> None:
 
     if options.workdir and options.checkpoint:
         raise InputError('--workdir and --checkpoint both name weights: give one of them')
-    export(options.format, str(options.workdir or options.checkpoint or SHIPPED), options.out, options.int8, overrides)
+    export(options.format, str(options.workdir or options.checkpoint or SHIPPED), options.out, overrides)
 
 
 def run(options: argparse.Namespace, overrides: dict[str, str]) -> int:

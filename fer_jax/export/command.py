@@ -30,8 +30,6 @@ from fer_jax.runs.weights import Weights, nested, read_weights
 
 TOLERANCE = 1e-4  # of a probability: float32 through some fifty layers makes 1e-6
 CHECKED = 256  # faces
-BATCH = 256  # faces in a call
-CALIBRATION = 512  # training faces that show the ranges of values for int8
 LICENCE = 'Apache-2.0, as fer_jax and the weights it comes with; the images that weights were trained on have terms of their own'
 EXTRAS = {'onnx': 'export', 'litert': 'litert'}  # format → what pip installs for it
 PLATFORMS = ('cpu', 'cuda', 'tpu')  # that a StableHLO file runs on
@@ -41,24 +39,21 @@ Outputs = tuple[Float32[np.ndarray, 'n classes'], Float32[np.ndarray, 'n classes
 Predict = Callable[[np.ndarray], Outputs]  # faces → logits, probabilities
 
 
-def export(form: str, source: str, out: pathlib.Path, int8: bool, overrides: dict[str, str]) -> None:
+def export(form: str, source: str, out: pathlib.Path, overrides: dict[str, str]) -> None:
     """`python -m fer_jax export`: writes `out` and prints how far it is from JAX, on the data's validation split where there are data.
 
     Args:
       form: onnx, stablehlo or litert.
       source: as of weights.find_weights; of a run the best checkpoint is taken.
-      int8: onnx only: weights and maps in eight bits.
       overrides: fields of config.data → text: the data to check on.
 
     Raises:
       InputError: no such weights or data, a network that the format has no way for, a package that is not installed, a file that
         differs from JAX by more than TOLERANCE (nothing is written), or an `out` that cannot be written.
     """
-    if int8 and form != 'onnx':
-        raise InputError(f'--int8 goes with --format onnx, not with {form}')
     weights = read_weights(source)
     dataset = find_data(weights, overrides)
-    faces, told = some(dataset, 'validation', CHECKED) if dataset else drawn()
+    faces, told = some(dataset) if dataset else drawn()
     metadata = describe(weights)
     content, predict = make(form, weights, metadata)
     difference = float(np.abs(predict(faces)[1] - np.asarray(jax.jit(function_of(weights))(faces)[1])).max())
@@ -67,8 +62,6 @@ def export(form: str, source: str, out: pathlib.Path, int8: bool, overrides: dic
             f'{out}: not written: a probability on {told} differs from that of JAX by {difference:.1e}, more than {TOLERANCE:g}'
         )
     print(f'largest difference from JAX in a probability: {difference:.1e} on {told}')
-    if int8:
-        content = eight_bits(weights, metadata, dataset, predict, faces, told)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(out, content)
@@ -101,11 +94,11 @@ def find_data(weights: Weights, overrides: dict[str, str]) -> Dataset | None:
     return dataset
 
 
-def some(dataset: Dataset, split: str, count: int) -> tuple[Faces, str]:
-    """`count` faces or fewer, spread over a split, and what they are."""
-    faces = dataset.splits[split]
-    index = np.linspace(0, len(faces) - 1, min(count, len(faces))).astype(int)
-    return np.asarray(faces.take(index).images), f'{len(index)} faces of {dataset.name} {dataset.split_titles[split]}'
+def some(dataset: Dataset) -> tuple[Faces, str]:
+    """CHECKED faces or fewer, spread over the validation split, and what they are."""
+    faces = dataset.splits['validation']
+    index = np.linspace(0, len(faces) - 1, min(CHECKED, len(faces))).astype(int)
+    return np.asarray(faces.take(index).images), f'{len(index)} faces of {dataset.name} {dataset.split_titles["validation"]}'
 
 
 def drawn() -> tuple[Faces, str]:
@@ -171,35 +164,3 @@ def function_of(weights: Weights) -> Callable[[Array], tuple[Float[Array, 'n cla
         return logits, jax.nn.softmax(logits)
 
     return run
-
-
-def eight_bits(weights: Weights, metadata: dict[str, str], dataset: Dataset | None, predict: Predict, faces: Faces, told: str) -> bytes:
-    """The ONNX file in eight bits; prints what that costs, on the splits where there are data with labels."""
-    from fer_jax.export.int8 import quantise
-    from fer_jax.export.onnx_graph import load_onnx
-
-    samples, of_what = some(dataset, 'train', CALIBRATION) if dataset else (None, '')
-    how = (
-        f'ranges of the maps from {of_what}'
-        if dataset
-        else 'ranges of the maps found anew at each call, which is slow; data would fix them'
-    )
-    metadata = metadata | {'int8': how}
-    content = quantise(fold(weights.config.network, weights.variables, len(weights.class_names)), metadata, samples)
-    small = load_onnx(content)
-    print(f'int8: {metadata["int8"]}')
-    if dataset is None:
-        same = np.mean(predict(faces)[0].argmax(1) == small(faces)[0].argmax(1))
-        print(f'int8: the same class as float32 for {100 * same:.1f} % of {told}')
-    for split in ('validation', 'test') if dataset else ():
-        scores = [100 * accuracy(each, dataset, split) for each in (predict, small)]
-        print(f'{dataset.split_titles[split]}: {scores[1]:.2f} % right in int8, {scores[0]:.2f} % in float32')
-    return content
-
-
-def accuracy(predict: Predict, dataset: Dataset, split: str) -> float:
-    """The share of a split that is told right by its centre crops."""
-    faces = dataset.splits[split]
-    parts = [faces.take(np.arange(start, min(start + BATCH, len(faces)))) for start in range(0, len(faces), BATCH)]
-    right = sum(int((predict(np.asarray(part.images))[0].argmax(1) == part.labels).sum()) for part in parts)
-    return right / len(faces)

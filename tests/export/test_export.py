@@ -216,7 +216,6 @@ def test_a_file_that_differs_from_jax_is_not_written(weights, tmp_path, capsys, 
 def test_what_cannot_be_done_is_told_in_a_line(weights, tmp_path, capsys, monkeypatch):
     out = str(tmp_path / 'x')
     wrong = {
-        '--int8 goes with --format onnx, not with litert': ['--format', 'litert', '--checkpoint', str(weights), '--int8'],
         'only data.* may be set': ['--format', 'onnx', '--checkpoint', str(weights), '--config.network.stem=16'],
         'no run, no weights file': ['--format', 'onnx', '--checkpoint', 'nothing'],
         'both name weights': ['--format', 'onnx', '--checkpoint', 'a', '--workdir', 'b'],
@@ -241,38 +240,6 @@ def test_a_baseline_goes_as_stablehlo_only():
     config.name = 'mini_xception'
     with pytest.raises(module.InputError, match='network.name=mini_xception.*--format stablehlo takes any'):
         fold(config, {}, 7)
-
-
-@pytest.mark.slow
-def test_int8_on_data(tmp_path, capsys):
-    onnxruntime = pytest.importorskip('onnxruntime')
-    config = network_config({'blocks': '24,32', 'strides': '2,2'})
-    config.data.toyfaces_images = 700
-    path = tmp_path / 'tiny.safetensors'
-    save_weights(path, drawn(config), metadata_of(config))
-    out = tmp_path / 'tiny.onnx'
-    command = ['export', '--format', 'onnx', '--int8', '--checkpoint', str(path), '--out', str(out)]
-    assert main([*command, f'--config.data.prepared={tmp_path / "prepared"}']) == 0
-    printed = capsys.readouterr().out
-    assert 'int8: ranges of the maps from' in printed and '% right in int8' in printed
-    session = onnxruntime.InferenceSession(out, providers=['CPUExecutionProvider'])
-    assert session.get_modelmeta().custom_metadata_map['class_names'] == json.dumps(CLASSES)
-    faces = module.drawn()[0]
-    (logits,) = session.run(['logits'], {'faces': faces})
-    expected = in_jax(config, drawn(config), faces)
-    assert np.abs(logits - expected).mean() < 0.05 * np.abs(expected).max()
-    float_out = tmp_path / 'float.onnx'
-    assert (
-        main(
-            [
-                *(argument for argument in command[:-1] if argument != '--int8'),
-                str(float_out),
-                f'--config.data.prepared={tmp_path / "prepared"}',
-            ]
-        )
-        == 0
-    )
-    assert out.stat().st_size < 0.7 * float_out.stat().st_size
 
 
 @pytest.mark.slow

@@ -21,14 +21,15 @@ from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from benchmarks.hlo import Instruction, instructions, layer, operation_times
 from benchmarks.side_by_side import record
 from benchmarks.training_step import TrainingStep, make_parser, make_training_step, parse, random_run, repeated
 from fer_jax.core.mesh import DATA
 from fer_jax.model.summary import table_rows
+from launch.hlo import BACKWARD, Instruction, instructions
 
 TRACED_STEPS = 5
 MIB = 2**20
+CONTROL_FLOW = {'', 'cond', 'branch_0_fun', 'branch_1_fun', 'while', 'body', 'closed_call'}  # among the parts of JAX's names
 NOTES = """What the numbers are:
 - Cost analysis reads the optimised program of one device; both numbers are multiplied by the devices. A fusion counts what it
   reads and writes, not what stays inside it. A loop's body counts once, however often it runs. The line of the operations
@@ -133,6 +134,43 @@ def operation_rows(times: dict[str, tuple[float, float]], program: dict[str, Ins
         row = {'operation': name, 'layer': layer(instruction.op_name), 'result': instruction.result}
         rows.append(row | {'seconds': seconds, 'calls': calls, 'bytes': instruction.bytes * calls * devices})
     return rows
+
+
+def layer(op_name: str) -> str:
+    """`block2/dense_conv2/conv_general_dilated backward` for JAX's path of names to an operation of the network.
+
+    Outside the network only augmentation is mapped over images; the rest is order, loss, optimizer and average.
+    """
+    parts = [part for part in op_name.split('/') if part not in CONTROL_FLOW and not part.endswith('.unit')]
+    module = next((index for index, part in enumerate(parts) if 'FERNet' in part), None)
+    if module is not None:
+        return f'{"/".join(parts[module + 1 :])} {"backward" if BACKWARD in parts[module] else "forward"}'
+    where = 'augmentation' if 'vmap(' in op_name else 'rest of the step' if op_name else 'without a name'
+    return '/'.join([where, *parts[-1:]])
+
+
+def operation_times(profile: Any) -> dict[str, tuple[float, int]]:
+    """Operation → its seconds and calls in a `jax.profiler.ProfileData`, over its runs and devices.
+
+    On CPU an operation that other threads finish has an event that lasts until it is handed over, and a second one,
+    `end: …`, when it is done; the first's `_p` is the second's `_c`.
+    """
+    planes = list(profile.planes)
+    planes = [plane for plane in planes if plane.name.startswith('/device:')] or planes
+    begun, ended = [], {}
+    for plane in planes:
+        for line in plane.lines:
+            for event in line.events:
+                stats = dict(event.stats)
+                if 'hlo_op' in stats:
+                    begun.append((stats['hlo_op'], stats.get('_p'), event.start_ns, event.end_ns))
+                elif event.name.startswith('end: '):
+                    ended[stats.get('_c')] = event.start_ns
+    times: dict[str, tuple[float, int]] = {}
+    for name, mark, start, end in begun:
+        seconds, calls = times.get(name, (0.0, 0))
+        times[name] = seconds + (max(end, ended.get(mark, end)) - start) / 1e9, calls + 1
+    return times
 
 
 def by_layer(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:

@@ -15,11 +15,11 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from benchmarks.chips import parse_topology  # noqa: E402
 from fer_jax.__main__ import Parser, split_overrides  # noqa: E402
 from fer_jax.core.config import load_config  # noqa: E402
 from fer_jax.core.errors import InputError  # noqa: E402
 from fer_jax.core.files import write_json  # noqa: E402
+from launch.chips import parse_topology  # noqa: E402
 
 DEFAULTS = {'network.dtype': 'bfloat16', 'network.batch_norm': 'device'}
 # libtpu would look for the chips of a cloud machine, ask its metadata server, and keep others from compiling at the same time.
@@ -70,7 +70,7 @@ def compile_pod(arguments: list[str]) -> None:
     config = load_config(options.config, {'data.path': 'not read'} | DEFAULTS | {'batch_size': str(batch)} | overrides)
     os.environ.update(ENVIRONMENT)
 
-    from benchmarks import pod  # after the environment that libtpu reads
+    from launch import pod  # after the environment that libtpu reads
 
     steps = config.train.steps_per_call or 50
     images = max(options.images, config.batch_size)

@@ -7,9 +7,10 @@ import types
 
 import pytest
 
-from benchmarks import growth, hlo, roofline, startup
+from benchmarks import growth, roofline, startup
 from benchmarks.side_by_side import ROOT, Contender, race, ratio, record
 from benchmarks.training_step import make_parser, parse, repeated
+from launch import hlo
 
 # As XLA prints it: a fusion named by its computation, a convolution whose metadata are lost, a gather, and a loop.
 PROGRAM = """HloModule jit_chunk, is_scheduled=true, entry_computation_layout={(f32[100,4]{1,0})->f32[2,4]{1,0}}
@@ -120,7 +121,7 @@ def test_instructions_of_a_program():
     ],
 )
 def test_layer(op_name, expected):
-    assert hlo.layer(op_name) == expected
+    assert roofline.layer(op_name) == expected
 
 
 def event(name, start, end, **stats):
@@ -141,12 +142,12 @@ def test_operations_last_until_they_are_done():
         event('add', 60, 70, hlo_op='add'),
         event('Execute', 0, 2000),
     ]
-    assert hlo.operation_times(profile(host=events)) == {'convolution.9': (pytest.approx(1e-6), 1), 'add': (pytest.approx(4e-8), 2)}
+    assert roofline.operation_times(profile(host=events)) == {'convolution.9': (pytest.approx(1e-6), 1), 'add': (pytest.approx(4e-8), 2)}
 
 
 def test_where_a_device_has_events_the_hosts_are_left_out():
     planes = {'/device:GPU:0': [event('kernel', 0, 5, hlo_op='add')], '/host:CPU': [event('launch', 0, 900, hlo_op='add')]}
-    assert hlo.operation_times(profile(**planes)) == {'add': (pytest.approx(5e-9), 1)}
+    assert roofline.operation_times(profile(**planes)) == {'add': (pytest.approx(5e-9), 1)}
 
 
 def test_limit():

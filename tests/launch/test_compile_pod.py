@@ -9,13 +9,13 @@ import sys
 import jax
 import pytest
 
-from benchmarks import hlo, pod, pod_table
-from benchmarks.chips import CHIPS, all_reduce_seconds, floor_seconds, parse_topology
-from benchmarks.results_table import ROOT
 from fer_jax.core.config import load_config
 from fer_jax.core.errors import InputError
 from fer_jax.core.mesh import DATA, REPLICA
 from fer_jax.model.baselines import make_any
+from launch import hlo, pod, pod_table
+from launch.chips import CHIPS, all_reduce_seconds, floor_seconds, parse_topology
+from tests.tiny import ROOT
 
 LIBTPU = importlib.util.find_spec('libtpu') is not None
 # One block and no augmentation: a program that compiles in a second or two.
@@ -215,7 +215,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(command, monkeypatch, capsys, a
 
 def test_the_tables_are_those_of_the_records():
     readme = (pod_table.FOLDER / 'README.md').read_text()
-    assert pod_table.with_tables(readme, pod_table.read_records()) == readme, 'run python -m benchmarks.pod_table --only-table'
+    assert pod_table.with_tables(readme, pod_table.read_records()) == readme, 'run python -m launch.pod_table --only-table'
 
 
 @pytest.mark.parametrize('record', pod_table.read_records(), ids=lambda record: record['command'].partition('--topology ')[2])

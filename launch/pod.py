@@ -1,6 +1,6 @@
 """The training step compiled ahead of time for TPUs that are not there: its memory, work and messages, and an estimate of its speed.
 
-`launch/compile_pod.py` is the command. What the compiler says is exact; the seconds are those of `benchmarks/chips.py`'s model.
+`launch/compile_pod.py` is the command. What the compiler says is exact; the seconds are those of `launch/chips.py`'s model.
 """
 
 import dataclasses
@@ -17,8 +17,6 @@ from jax.sharding import PartitionSpec as P
 from jax.stages import Compiled
 from ml_collections import ConfigDict
 
-from benchmarks.chips import Topology, all_reduce_seconds, floor_seconds
-from benchmarks.hlo import Collective, collectives, estimated_cycles, memory_traffic
 from fer_jax.core.errors import InputError
 from fer_jax.core.mesh import DATA, REPLICA
 from fer_jax.data.schema import IMAGE_SIDE
@@ -27,6 +25,8 @@ from fer_jax.runs.environment import environment, package_version
 from fer_jax.runs.state import TrainState, create_state
 from fer_jax.training.optimizer import make_optimizer, make_schedule
 from fer_jax.training.step import Data, make_replica_chunk, make_train_chunk
+from launch.chips import Topology, all_reduce_seconds, floor_seconds
+from launch.hlo import Collective, collectives, estimated_cycles, memory_traffic
 
 
 @dataclasses.dataclass(frozen=True)

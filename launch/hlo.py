@@ -1,17 +1,15 @@
-"""What a compiled program's text and a profile say of its operations: bytes, layers, seconds."""
+"""What a compiled program's text says of its operations: bytes, collectives, cycles."""
 
 import dataclasses
 import operator
 import re
 from collections.abc import Iterator
-from typing import Any
 
 INSTRUCTION = re.compile(r'^\s+(?:ROOT )?%(?P<name>[\w.-]+) = (?P<type>.*?) (?P<opcode>[a-z][\w-]*)\((?P<operands>[^)]*)\)(?P<rest>.*)$')
 COMPUTATION = re.compile(r'^(?:ENTRY )?%(?P<name>[\w.-]+) \(.*\{$')
 SHAPE = re.compile(r'\b([a-z]+\d*)\w*\[([\d,]*)\]')
 LAYOUT = re.compile(r'\{[^}]*\}|/\*.*?\*/')
 BACKWARD = 'transpose('  # what JAX's paths of names call the backward pass
-CONTROL_FLOW = {'', 'cond', 'branch_0_fun', 'branch_1_fun', 'while', 'body', 'closed_call'}
 COLLECTIVE = re.compile(r'(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast)(?:-start)?')
 READS_A_PART = {'gather', 'dynamic-slice', 'slice'}
 ON_CHIP = re.compile(r'\b[a-z]+\d*\[[\d,]*\]\{[^{}]*S\([1-9]\d*\)[^{}]*\}')
@@ -155,40 +153,3 @@ def estimated_cycles(text: str) -> int:
     """The cycles that XLA for TPU itself expects of the operations of one call, one after the other; copies behind them are free."""
     cycles = ((re.search(r'"estimated_cycles":"(\d+)"', match['rest']), times) for match, times in executed(text))
     return sum(int(found[1]) * times for found, times in cycles if found)
-
-
-def layer(op_name: str) -> str:
-    """`block2/dense_conv2/conv_general_dilated backward` for JAX's path of names to an operation of the network.
-
-    Outside the network only augmentation is mapped over images; the rest is order, loss, optimizer and average.
-    """
-    parts = [part for part in op_name.split('/') if part not in CONTROL_FLOW and not part.endswith('.unit')]
-    module = next((index for index, part in enumerate(parts) if 'FERNet' in part), None)
-    if module is not None:
-        return f'{"/".join(parts[module + 1 :])} {"backward" if BACKWARD in parts[module] else "forward"}'
-    where = 'augmentation' if 'vmap(' in op_name else 'rest of the step' if op_name else 'without a name'
-    return '/'.join([where, *parts[-1:]])
-
-
-def operation_times(profile: Any) -> dict[str, tuple[float, int]]:
-    """Operation → its seconds and calls in a `jax.profiler.ProfileData`, over its runs and devices.
-
-    On CPU an operation that other threads finish has an event that lasts until it is handed over, and a second one,
-    `end: …`, when it is done; the first's `_p` is the second's `_c`.
-    """
-    planes = list(profile.planes)
-    planes = [plane for plane in planes if plane.name.startswith('/device:')] or planes
-    begun, ended = [], {}
-    for plane in planes:
-        for line in plane.lines:
-            for event in line.events:
-                stats = dict(event.stats)
-                if 'hlo_op' in stats:
-                    begun.append((stats['hlo_op'], stats.get('_p'), event.start_ns, event.end_ns))
-                elif event.name.startswith('end: '):
-                    ended[stats.get('_c')] = event.start_ns
-    times: dict[str, tuple[float, int]] = {}
-    for name, mark, start, end in begun:
-        seconds, calls = times.get(name, (0.0, 0))
-        times[name] = seconds + (max(end, ended.get(mark, end)) - start) / 1e9, calls + 1
-    return times

@@ -1,20 +1,21 @@
 """Compiles what results/pod has no record of yet, and makes the tables of its README from the records.
 
-    python -m benchmarks.pod_table [--only-table]
+    python -m launch.pod_table [--only-table]
 
 Each compilation takes some minutes of one core; one that is stopped is begun again by the same command, what is recorded is kept.
 """
 
 import argparse
+import pathlib
 import shlex
 import subprocess
 import sys
 from typing import Any
 
-from benchmarks.chips import BOOK, CHIPS, all_reduce_seconds, parse_topology
-from benchmarks.results_table import ROOT
 from fer_jax.core.files import read_json, write_atomic
+from launch.chips import BOOK, CHIPS, all_reduce_seconds, parse_topology
 
+ROOT = pathlib.Path(__file__).parent.parent
 FOLDER = ROOT / 'results' / 'pod'
 TRAINING_IMAGES = 28_709  # FER2013's
 EPOCHS = 36  # of configs/fer2013.py
@@ -36,7 +37,7 @@ GRID = (
     '--topology v5e:2x2 --config.train.steps_per_call=1',
 )
 BETWEEN = {2: ('2x2', '2x4', '4x4', '8x8', '16x16'), 3: ('2x2x1', '2x2x2', '2x2x4', '4x4x4', '4x8x8')}  # chips' grids by their axes
-BEGIN, END = '<!-- written by benchmarks/pod_table.py -->', '<!-- end of tables -->'
+BEGIN, END = '<!-- written by launch/pod_table.py -->', '<!-- end of tables -->'
 
 
 def command(arguments: str) -> str:

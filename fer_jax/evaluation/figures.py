@@ -1,9 +1,10 @@
 """Figures as PNG bytes. Matplotlib is imported where it draws: it is slow to load, and most commands draw nothing."""
 
+import functools
 import io
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -12,9 +13,42 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LONGEST_NAME = 18  # characters of a class name on an axis
+Arguments = ParamSpec('Arguments')
 
 
-def confusion_matrix_png(matrix: Int[np.ndarray, 'classes classes'] | list[list[int]], class_names: Sequence[str], title: str) -> bytes:
+def to_png(figure: 'Figure') -> bytes:
+    """The figure's PNG, with no date or version in it, so that the same figure gives the same bytes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # A class name in a script that the font lacks shows as boxes; that is no reason to fail.
+        warnings.filterwarnings('ignore', message='.*Glyph .* missing')
+        FigureCanvasAgg(figure).print_png(buffer, metadata={'Software': None})
+    return buffer.getvalue()
+
+
+def in_few_colours(png: bytes) -> bytes:
+    """The PNG with a palette of 256 colours: a picture of many faces in a third of the bytes, and every scoring leaves some."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert('RGB').quantize(256).save(buffer, 'PNG')
+    return buffer.getvalue()
+
+
+def png(draw: Callable[Arguments, 'Figure'], finish: Callable[[bytes], bytes] = bytes) -> Callable[Arguments, bytes]:
+    """`draw` with the PNG of its figure in place of the figure, `finish`ed; `draw` itself is the result's `__wrapped__`."""
+
+    @functools.wraps(draw)
+    def as_png(*arguments: Arguments.args, **named: Arguments.kwargs) -> bytes:
+        return finish(to_png(draw(*arguments, **named)))
+
+    return as_png
+
+
+@png
+def confusion_matrix_png(matrix: Int[np.ndarray, 'classes classes'] | list[list[int]], class_names: Sequence[str], title: str) -> 'Figure':
     """A PNG of the confusion matrix: rows true, columns predicted, each cell its count and its share of the row.
 
     The colour is that share, so that classes of different size compare; a row without images stays white.
@@ -26,17 +60,18 @@ def confusion_matrix_png(matrix: Int[np.ndarray, 'classes classes'] | list[list[
         count = matrix[row, column]
         return f'{count}\n{100 * shares[row, column]:.0f} %' if count else ''
 
-    return shares_png(shares, class_names, title, text)
+    return shares_figure(shares, class_names, title, text)
 
 
-def mean_confusion_png(matrices: Sequence[list[list[int]]], class_names: Sequence[str], title: str) -> bytes:
+@png
+def mean_confusion_png(matrices: Sequence[list[list[int]]], class_names: Sequence[str], title: str) -> 'Figure':
     """A PNG of the mean, over several confusion matrices, of each one's shares of the true class; cells under half a per cent are empty."""
     shares = np.mean([row_shares(np.asarray(matrix)) for matrix in matrices], axis=0)
 
     def text(row: int, column: int) -> str:
         return f'{100 * shares[row, column]:.0f} %' if shares[row, column] >= 0.005 else ''
 
-    return shares_png(shares, class_names, title, text)
+    return shares_figure(shares, class_names, title, text)
 
 
 def row_shares(matrix: Int[np.ndarray, 'classes classes']) -> Float[np.ndarray, 'classes classes']:
@@ -44,10 +79,10 @@ def row_shares(matrix: Int[np.ndarray, 'classes classes']) -> Float[np.ndarray, 
     return matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
 
 
-def shares_png(
+def shares_figure(
     shares: Float[np.ndarray, 'classes classes'], class_names: Sequence[str], title: str, text: Callable[[int, int], str]
-) -> bytes:
-    """A PNG of shares of the true class as colours; `text` says what stands in the cell of a row and a column."""
+) -> 'Figure':
+    """Shares of the true class as colours; `text` says what stands in the cell of a row and a column."""
     from matplotlib.figure import Figure
 
     classes = len(shares)
@@ -69,7 +104,7 @@ def shares_png(
         axes.text(column, row, text(row, column), ha='center', va='center', fontsize=size, color='white' if share > 0.55 else 'black')
     bar = figure.colorbar(picture, ax=axes, shrink=0.8, format=lambda share, _: f'{100 * share:.0f} %')
     bar.set_label('share of the true class')
-    return to_png(figure)
+    return figure
 
 
 def shortened(name: str) -> str:
@@ -77,7 +112,8 @@ def shortened(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + '…'
 
 
-def curves_png(lines: Sequence[dict[str, Any]], title: str, marks: Sequence[float] = ()) -> bytes:
+@png
+def curves_png(lines: Sequence[dict[str, Any]], title: str, marks: Sequence[float] = ()) -> 'Figure':
     """A PNG of a run's metrics.jsonl: loss above, accuracy below, against epochs.
 
     Args:
@@ -101,10 +137,11 @@ def curves_png(lines: Sequence[dict[str, Any]], title: str, marks: Sequence[floa
     loss.set_title(title, parse_math=False, wrap=True)
     loss.legend()
     accuracy.set_xlabel('epoch')
-    return to_png(figure)
+    return figure
 
 
-def seeds_curves_png(seeds: Sequence[Sequence[dict[str, Any]]]) -> bytes:
+@png
+def seeds_curves_png(seeds: Sequence[Sequence[dict[str, Any]]]) -> 'Figure':
     """A PNG of several runs' metrics.jsonl, a thin line each: loss at the left, accuracy at the right, against epochs."""
     from matplotlib.figure import Figure
 
@@ -128,7 +165,7 @@ def seeds_curves_png(seeds: Sequence[Sequence[dict[str, Any]]]) -> bytes:
         axes.grid(alpha=0.3)
     for line in loss.legend().get_lines():
         line.set_alpha(1)
-    return to_png(figure)
+    return figure
 
 
 class Dots(NamedTuple):
@@ -140,7 +177,8 @@ class Dots(NamedTuple):
     paper: float | None  # what a paper says
 
 
-def accuracies_png(rows: Sequence[Dots], title: str, interval: str) -> bytes:
+@png
+def accuracies_png(rows: Sequence[Dots], title: str, interval: str) -> 'Figure':
     """A PNG with a line a row: a dot for each seed, the mean, the interval, which `interval` names, and a paper's value as a mark."""
     from matplotlib.figure import Figure
 
@@ -162,12 +200,13 @@ def accuracies_png(rows: Sequence[Dots], title: str, interval: str) -> bytes:
     axes.grid(axis='x', alpha=0.3)
     axes.set_title(title, parse_math=False, wrap=True)
     figure.legend(loc='outside lower center', ncols=4, frameon=False, fontsize=9)
-    return to_png(figure)
+    return figure
 
 
+@png
 def reliability_png(
     counts: Int[np.ndarray, ' bins'], confidence: Float[np.ndarray, ' bins'], accuracy: Float[np.ndarray, ' bins']
-) -> bytes:
+) -> 'Figure':
     """A PNG of accuracy against top probability, bin by bin, with the images of each bin below: statistics.calibration's numbers."""
     from matplotlib.figure import Figure
 
@@ -185,10 +224,11 @@ def reliability_png(
     lower.set_ylabel('images')
     lower.set_xlabel('top probability')
     lower.set_xlim(0, 1)
-    return to_png(figure)
+    return figure
 
 
-def faces_png(images: UInt8[np.ndarray, 'n height width'], captions: Sequence[str], title: str, columns: int = 8) -> bytes:
+@functools.partial(png, finish=in_few_colours)
+def faces_png(images: UInt8[np.ndarray, 'n height width'], captions: Sequence[str], title: str, columns: int = 8) -> 'Figure':
     """A PNG of faces in a grid, row by row, each with its caption."""
     from matplotlib.figure import Figure
 
@@ -201,16 +241,17 @@ def faces_png(images: UInt8[np.ndarray, 'n height width'], captions: Sequence[st
         place.imshow(image, cmap='gray', vmin=0, vmax=255, interpolation='nearest')
         place.set_title(caption, fontsize=9, parse_math=False)
     figure.suptitle(title, parse_math=False)
-    return in_few_colours(to_png(figure))
+    return figure
 
 
+@functools.partial(png, finish=in_few_colours)
 def attention_png(
     images: UInt8[np.ndarray, 'classes shown side side'],
     maps: Float[np.ndarray, 'classes shown height width'],
     captions: Sequence[Sequence[str]],
     means: Float[np.ndarray, 'classes height width'],
     class_names: Sequence[str],
-) -> bytes:
+) -> 'Figure':
     """A PNG with a row of faces for each class, the attention map over each, and the class's mean map at the end.
 
     All maps share one scale of colours, so that a map without contrast looks like one.
@@ -237,10 +278,11 @@ def attention_png(
     bar = figure.colorbar(picture, ax=places, shrink=min(1.0, 3 / classes), pad=0.01)
     bar.solids.set_alpha(1)
     bar.set_label('weight of the place')
-    return in_few_colours(to_png(figure))
+    return figure
 
 
-def gates_png(gates: Float[np.ndarray, 'classes channels'], class_names: Sequence[str]) -> bytes:
+@png
+def gates_png(gates: Float[np.ndarray, 'classes channels'], class_names: Sequence[str]) -> 'Figure':
     """A PNG of each class's mean channel weights, less their mean over the classes; channels stand by the class that raises them most."""
     from matplotlib.figure import Figure
 
@@ -253,25 +295,4 @@ def gates_png(gates: Float[np.ndarray, 'classes channels'], class_names: Sequenc
     axes.set_yticks(range(len(gates)), [shortened(name) for name in class_names], parse_math=False)
     axes.set_xlabel(f'{gates.shape[1]} channels, mean weight {gates.mean():.2f}, sorted by the class that raises them most')
     figure.colorbar(picture, ax=axes).set_label('weight less its mean')
-    return to_png(figure)
-
-
-def to_png(figure: 'Figure') -> bytes:
-    """The figure's PNG, with no date or version in it, so that the same figure gives the same bytes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # A class name in a script that the font lacks shows as boxes; that is no reason to fail.
-        warnings.filterwarnings('ignore', message='.*Glyph .* missing')
-        FigureCanvasAgg(figure).print_png(buffer, metadata={'Software': None})
-    return buffer.getvalue()
-
-
-def in_few_colours(png: bytes) -> bytes:
-    """The PNG with a palette of 256 colours: a picture of many faces in a third of the bytes, and every scoring leaves some."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert('RGB').quantize(256).save(buffer, 'PNG')
-    return buffer.getvalue()
+    return figure

@@ -16,7 +16,7 @@ from fer_jax.core import rng
 from fer_jax.core.fields import default_config
 from fer_jax.core.mesh import DATA, REPLICA, replicate
 from fer_jax.data.views import normalise
-from fer_jax.model import network as network_module
+from fer_jax.model import convolution, fernet
 from fer_jax.model.batch_norm import identity
 from fer_jax.model.fernet import make_network
 from fer_jax.runs.state import create_state, evaluated_variables
@@ -385,9 +385,9 @@ def test_the_forms_chosen_for_speed_change_no_loss(monkeypatch):
             images, kernel, (stride, stride), padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=groups
         )
 
-    monkeypatch.setattr(network_module, 'convolve', plain)
-    monkeypatch.setattr(network_module, 'convolve_depthwise', lambda x, kernel, stride: plain(x, kernel, stride, x.shape[-1]))
-    monkeypatch.setattr(network_module, 'BatchNorm', PlainBatchNorm)
+    monkeypatch.setattr(convolution, 'convolve', plain)
+    monkeypatch.setattr(convolution, 'convolve_depthwise', lambda x, kernel, stride: plain(x, kernel, stride, x.shape[-1]))
+    monkeypatch.setattr(fernet, 'BatchNorm', PlainBatchNorm)
     config, network, optimizer, state = start()
     mesh = mesh_of(1)
     chunk = make_train_chunk(config, network, optimizer, mesh, 1)

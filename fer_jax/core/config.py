@@ -213,6 +213,8 @@ def from_record(record: Any, where: str) -> ConfigDict:
             if field not in known:
                 raise InputError(f'{where}: {unknown("config field", field, known)}')
             kind = known[field].get_type() if isinstance(known[field], FieldReference) else type(known[field])
+            if field == 'data.dedup' and isinstance(value, bool):  # until there were near-duplicates, it was yes or no
+                value = 'exact' if value else 'none'
             value = tuple(value) if isinstance(value, list) else value
             value = float(value) if kind is float and type(value) is int and abs(value) < 1 << 1000 else value
             whole = kind is not tuple or isinstance(value, tuple) and all(type(each) is int for each in value)

@@ -8,6 +8,7 @@ from ml_collections.config_dict import placeholder
 # Fields that hold one of a few words.
 CHOICES = {
     'data.pipeline': ('auto', 'resident', 'stream'),
+    'data.dedup': ('none', 'exact', 'near'),
     'data.targets': ('crossentropy', 'distribution', 'majority'),
     'network.name': ('fernet', 'mini_xception', 'shufflenet_v2', 'mobilenet_v2', 'resnet18', 'vgg13'),
     'network.attention': ('none', 'spatial', 'channel', 'both', 'se', 'eca', 'cbam'),
@@ -122,7 +123,7 @@ def default_config() -> ConfigDict:
     d.targets = 'crossentropy'  # ferplus only: shares of the votes | distribution: a label drawn by them each time | majority
     d.teacher = optional(str)  # predictions.csv of a run on these training images, whose probabilities soften the targets
     d.teacher_share = 0.5  # weight of the teacher's probabilities in the targets
-    d.dedup = False  # leave out Training images whose pixels also stand in a test split
+    d.dedup = 'none'  # leave out training images that stand in validation or test too: none | exact: by every pixel | near: and alike
     d.class_weights = False  # weigh the loss by n / (classes × n_class)
     d.skip_bad = False  # go on without files that are no images (counted and named) instead of refusing
     d.validation_fraction = 0.1  # drawn from train by seed, stratified, where the source has no validation split

@@ -5,12 +5,14 @@ import os
 import pathlib
 
 import numpy as np
+from jaxtyping import Bool
 from ml_collections import ConfigDict
 
 from fer_jax.core.errors import InputError
 from fer_jax.core.files import sha256_file
 from fer_jax.data import ferplus
 from fer_jax.data.manifest import BLOCK, content_sha256, identities
+from fer_jax.data.near_duplicates import LEAST, parts, read_closeness
 from fer_jax.data.prepare import prepare, prepared_folder
 from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Dataset, Faces
 from fer_jax.data.shards import damaged, note_checked, open_split
@@ -24,7 +26,8 @@ def load(data: ConfigDict, device_memory: int | None = None) -> Dataset:
     `pipeline` says stream, all but the training images.
 
     With data.votes every Faces carries FER+'s soft targets; with data.dedup train lacks the images whose pixels also stand in
-    validation or test. Both are noted in the Dataset's manifest, as 'votes' and 'dedup'.
+    validation or test, or, by `near`, those that are like one there. Both are noted in the Dataset's manifest, as 'votes' and
+    'dedup'. The subsets of validation and test are the images that are like one of train, and the others.
 
     Raises:
       InputError: as of `prepare`; the prepared files do not hold what their manifest says; votes do not fit the data; or dedup is
@@ -37,7 +40,7 @@ def load(data: ConfigDict, device_memory: int | None = None) -> Dataset:
     manifest = prepare(data)
     folder = prepared_folder(data, manifest)
     streamed = pipeline(data.pipeline, manifest['splits']['train']['count'], device_memory) == 'stream'
-    if streamed and data.dedup:
+    if streamed and data.dedup != 'none':
         raise InputError('data.dedup compares whole images, which data.pipeline=stream does not hold: set data.pipeline=resident')
     splits, checked = _read_splits(folder, streamed)
     counts = {split: manifest['splits'][split]['count'] for split in SPLITS}
@@ -47,18 +50,27 @@ def load(data: ConfigDict, device_memory: int | None = None) -> Dataset:
     if streamed and not checked:
         note_checked(folder, 'train', splits['train'])
     titles = {split: manifest['splits'][split]['title'] for split in SPLITS}
+    near = read_closeness(folder, counts) if manifest['near_duplicates'] else None
+    if near is not None:
+        for split in SPLITS[1:]:
+            splits[split] = dataclasses.replace(splits[split], subsets=parts(near[split]))
     if data.votes:
         if data.dataset == 'ferplus':
             joined = {split: ferplus.join(data.votes, data.targets, faces, split) for split, faces in splits.items()}
         else:
             joined = {split: (votes, None) for split, votes in ferplus.fer2013_targets(data.votes, splits, titles).items()}
         for split, (votes, strict) in joined.items():
-            subsets = None if strict is None else {ferplus.STRICT: strict}
-            splits[split] = dataclasses.replace(splits[split], votes=votes, subsets=subsets)
+            subsets = ({} if strict is None else {ferplus.STRICT: strict}) | (splits[split].subsets or {})
+            splits[split] = dataclasses.replace(splits[split], votes=votes, subsets=subsets or None)
         manifest['votes'] = {'path': data.votes, 'sha256': sha256_file(data.votes)}
-    if data.dedup:
-        splits['train'], left_out = _dedup(splits)
-        manifest['dedup'] = {'left_out_of_train': left_out}
+    if data.dedup != 'none':
+        clean = _unique(splits)
+        if data.dedup == 'near':
+            if near is None:
+                raise InputError(f'data.dedup=near: near-duplicates were not looked for in {data.dataset}: choose none or exact')
+            clean &= near['train'] <= LEAST
+        splits['train'] = splits['train'].take(clean)
+        manifest['dedup'] = {'left_out_of_train': int(np.count_nonzero(~clean))}
     return Dataset(manifest['dataset'], tuple(manifest['class_names']), splits, titles, manifest)
 
 
@@ -107,8 +119,7 @@ def _read_split(records) -> Faces:
     )
 
 
-def _dedup(splits: dict[str, Faces]) -> tuple[Faces, int]:
-    """(train without the images that also stand in validation or test, how many those were)."""
+def _unique(splits: dict[str, Faces]) -> Bool[np.ndarray, 'n']:
+    """Which images of train stand neither in validation nor in test."""
     number = identities(splits)
-    clean = ~np.isin(number['train'], np.concatenate([number['validation'], number['test']]))
-    return splits['train'].take(clean), int(np.count_nonzero(~clean))
+    return ~np.isin(number['train'], np.concatenate([number['validation'], number['test']]))

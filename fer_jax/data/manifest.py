@@ -13,19 +13,25 @@ from jaxtyping import Int64
 
 from fer_jax.core.errors import InputError
 from fer_jax.core.files import check_fields
+from fer_jax.data.near_duplicates import LEAST
 from fer_jax.data.schema import SPLITS, Faces, Source
 
-FORMAT = 1  # of the prepared folder; another number prepares anew
+FORMAT = 2  # of the prepared folder; another number prepares anew
 BLOCK = 4096  # images looked at together: those of a split may be read as they are asked for
 FIELDS = {
     'key': str, 'dataset': str, 'class_names': list, 'splits': dict, 'content_sha256': str, 'duplicates': dict,
+    'near_duplicates': (dict, type(None)), 'notes': list,
     'source': dict, 'skipped': list, 'warnings': list, 'prepared_at': str,
 }  # fmt: skip
 PACKAGES = ('numpy', 'pillow', 'tensorflow-datasets', 'array-record')
 
 
-def manifest_of(source: Source) -> dict:
-    """The part of a manifest that depends on the prepared content, and the versions it was prepared with."""
+def manifest_of(source: Source, near_duplicates: dict[str, int] | None) -> dict:
+    """The part of a manifest that depends on the prepared content, and the versions it was prepared with.
+
+    Args:
+      near_duplicates: as of near_duplicates.counts; None where they were not looked for.
+    """
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     counts = {split: np.bincount(faces.labels, minlength=len(source.class_names)) for split, faces in source.splits.items()}
     return {
@@ -43,6 +49,7 @@ def manifest_of(source: Source) -> dict:
         },
         'content_sha256': content_sha256(source.splits),
         'duplicates': _duplicates(source.splits),
+        'near_duplicates': near_duplicates,
         'skipped': list(source.skipped),
         'warnings': list(source.warnings),
         'notes': list(source.notes),
@@ -64,7 +71,7 @@ def check_manifest(manifest: Any, path: pathlib.Path) -> None:
     check_fields(manifest['request'], {'dataset': str}, path, 'request.')
     check_fields(manifest['source'], {'sha256': str}, path, 'source.')
     check_fields(manifest['splits'], dict.fromkeys(SPLITS, dict), path, 'splits.')
-    for field in ('class_names', 'skipped', 'warnings'):
+    for field in ('class_names', 'skipped', 'warnings', 'notes'):
         if not all(isinstance(each, str) for each in manifest[field]):
             raise InputError(f'{path}: field {field} is not a list of texts')
     for split in SPLITS:
@@ -75,6 +82,8 @@ def check_manifest(manifest: Any, path: pathlib.Path) -> None:
     check_fields(manifest['duplicates'], numbers, path, 'duplicates.')
     pairs = [f'{later} in {earlier}' for i, later in enumerate(SPLITS) for earlier in SPLITS[:i]]
     check_fields(manifest['duplicates']['across'], dict.fromkeys(pairs, int), path, 'duplicates.across.')
+    if manifest['near_duplicates'] is not None:
+        check_fields(manifest['near_duplicates'], dict.fromkeys(SPLITS, int), path, 'near_duplicates.')
     if manifest['key'] != path.parent.name:
         raise InputError(f'{path}: field key is {manifest["key"]!r}, but its folder is another: delete the folder and prepare again')
 
@@ -134,17 +143,26 @@ def describe(manifest: dict) -> str:
     duplicates, title = manifest['duplicates'], dict(zip(SPLITS, titles, strict=True))
     across = [(name.split(' in '), count) for name, count in duplicates['across'].items()]
     subjects = [splits[split]['subjects'] for split in SPLITS]
+    near = manifest['near_duplicates']
     lines = [
         f'{manifest["dataset"]}: {sum(counts["all"]):,} images, {len(manifest["class_names"])} classes',
         *table,
         *([f'subjects: {" + ".join(map(str, subjects))}'] if None not in subjects else []),
         f'exact duplicates: {duplicates["surplus"]:,} surplus images in {duplicates["groups"]:,} groups,'
         f' {duplicates["groups_with_conflicting_labels"]:,} groups with conflicting labels',
-        *manifest.get('notes', ()),  # a folder prepared before there were any has none
+        *manifest['notes'],
         *(f'  {count:,} of {title[later]} also in {title[earlier]}' for (later, earlier), count in across if count),
+        *([] if near is None else [f'near-duplicates, r > {LEAST:g}: {near_text(near, title)}']),
         f'source {manifest["request"]["path"] or manifest["dataset"]}: sha256 {manifest["source"]["sha256"]}',
         f'content sha256 {manifest["content_sha256"]}',
         *(f'left out: {each}' for each in manifest['skipped']),
         *(f'warning: {each}' for each in manifest['warnings']),
     ]
     return '\n'.join(lines)
+
+
+def near_text(near: dict[str, int], title: dict[str, str]) -> str:
+    """How many images of each split are like one on the other side."""
+    train, *tests = SPLITS
+    found = ' and '.join(f'{near[split]:,} of {title[split]}' for split in tests)
+    return f'{found} are like one of {title[train]}, {near[train]:,} of that like one of these'

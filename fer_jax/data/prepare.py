@@ -14,12 +14,14 @@ import time
 import warnings
 from collections.abc import Iterator
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from fer_jax.core.errors import DataWarning, InputError
 from fer_jax.core.files import read_json, sha256_file, write_json
 from fer_jax.data.archive import listing
 from fer_jax.data.manifest import FORMAT, check_manifest, manifest_of
+from fer_jax.data.near_duplicates import CLOSENESS, closeness, counts
 from fer_jax.data.readers import FILES, READERS, read_source, request_of
 from fer_jax.data.schema import IMAGE_SIDE, Source
 
@@ -115,7 +117,11 @@ def _write(data: ConfigDict, request: dict, signature: dict, key: str) -> None:
             if os.strerror(errno.ENOSPC) in str(error):
                 raise _full(root, source) from None
             raise InputError(f'{root}: cannot be written: {" ".join(str(error).split())}') from None
-        write_json(folder / 'manifest.json', {'key': key, 'request': request, 'source': content, **manifest_of(source)})
+        near = closeness(source.splits) if request['path'] else None  # drawn faces are all alike
+        if near is not None:
+            np.savez(folder / CLOSENESS, **near)
+        manifest = manifest_of(source, near and counts(near))
+        write_json(folder / 'manifest.json', {'key': key, 'request': request, 'source': content, **manifest})
         for file in folder.iterdir():
             with open(file, 'rb') as stream:
                 os.fsync(stream.fileno())

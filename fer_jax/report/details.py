@@ -42,7 +42,9 @@ def spread(row: Row) -> str:
 def protocol_line(row: Row) -> str:
     """What was trained on what, what chose the checkpoint, and what scored it."""
     protocol, config = row.protocol, row.group.units[0][0].config
-    dedup = 'images that also stand in a test split left out' if protocol['dedup'] else 'duplicates of test images left in'
+    left_out = {'exact': 'images that also stand in a test split left out', 'near': 'near-duplicates of test images left out'}
+    left_out |= {True: left_out['exact']}  # as it was written until there were near-duplicates
+    dedup = left_out.get(protocol['dedup'], 'duplicates of test images left in')
     images = '' if protocol['train_images'] is None else f'{protocol["train_images"]:,} images, '
     weights = 'averaged weights' if protocol['weights'] == 'average' else 'last weights'
     return (

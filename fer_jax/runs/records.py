@@ -30,7 +30,7 @@ EVALUATION_FIELDS = {
     'calibration_error': NUMBER, 'per_class': dict, 'confusion_matrix': list, 'protocol': dict,
 }  # fmt: skip
 PROTOCOL_FIELDS = {
-    'data': str, 'trained_on': str, 'train_images': (int, type(None)), 'dedup': bool, 'chosen_on': str, 'split': str, 'views': str,
+    'data': str, 'trained_on': str, 'train_images': (int, type(None)), 'dedup': (bool, str), 'chosen_on': str, 'split': str, 'views': str,
     'weights': str, 'epoch': NUMBER,
 }  # fmt: skip
 SHARE_FIELDS = {'count': int, 'correct': int, 'accuracy': NUMBER}

@@ -211,7 +211,7 @@ def test_processes_choose_by_the_smallest_device_of_all(monkeypatch):
 
 
 def test_dedup_compares_images_that_a_stream_does_not_hold(data):
-    data.dedup = True
+    data.dedup = 'exact'
     with pytest.raises(InputError, match=r'set data\.pipeline=resident'):
         load(data)
 

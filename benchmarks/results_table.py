@@ -1,6 +1,6 @@
 """README's tables of results, speed and faults, from the records under results/, and the model card's, from the shipped weights.
 
-    python -m benchmarks.results_table        # rewrites README.md and weights/README.md between their marks
+    python -m benchmarks.results_table        # rewrites README.md and fer_jax/weights/README.md between their marks
 
 A record is a folder results/<claim>/<run>/ with the run's own result.json, or results/speed/<benchmark>/ with what that
 benchmark measured; the tables say nothing that is not in one.
@@ -10,8 +10,9 @@ import pathlib
 import statistics
 from typing import Any
 
+from fer_jax.core.fields import SHIPPED
 from fer_jax.core.files import read_json, write_atomic
-from fer_jax.runs.weights import load_weights
+from fer_jax.runs.weights import FOLDER, load_weights
 
 ROOT = pathlib.Path(__file__).parent.parent
 BEGIN, END = '<!-- results: written by benchmarks/results_table.py -->', '<!-- end of results -->'
@@ -121,8 +122,8 @@ def fault_rows() -> list[str]:
 
 
 def card_lines(name: str) -> list[str]:
-    """The measured part of the model card of weights/`name`.safetensors, from what the file says of itself."""
-    path = ROOT / 'weights' / f'{name}.safetensors'
+    """The measured part of the model card of fer_jax/weights/`name`.safetensors, from what the file says of itself."""
+    path = FOLDER / f'{name}.safetensors'
     weights = load_weights(path)
     said, results = weights.metadata, weights.metadata['results']
     protocol = said['protocol']
@@ -163,10 +164,10 @@ def with_table(readme: str) -> str:
 
 
 def with_card(readme: str) -> str:
-    """weights/README.md with what was measured made anew."""
-    return between(readme, WEIGHTS_BEGIN, WEIGHTS_END, card_lines('fer2013-1.9m'))
+    """fer_jax/weights/README.md with what was measured made anew."""
+    return between(readme, WEIGHTS_BEGIN, WEIGHTS_END, card_lines(SHIPPED))
 
 
 if __name__ == '__main__':
-    for file, renewed in ((ROOT / 'README.md', with_table), (ROOT / 'weights/README.md', with_card)):
+    for file, renewed in ((ROOT / 'README.md', with_table), (FOLDER / 'README.md', with_card)):
         write_atomic(file, renewed(file.read_text()))

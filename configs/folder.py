@@ -11,7 +11,7 @@ Accuracy:  84 % by ten crops on 50 faces of FER2013's test splits under 3 new na
 
 from ml_collections import ConfigDict
 
-from fer_jax.core.fields import default_config
+from fer_jax.core.fields import SHIPPED, default_config
 
 
 def get_config() -> ConfigDict:
@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.name = 'folder'
     config.data.dataset = 'image_folder'
     config.data.class_weights = True
-    config.init_from = 'fer2013-1.9m'
+    config.init_from = SHIPPED
     config.epochs = 10.0
     config.batch_size = 32
     config.network.fusion_scale = 0.1

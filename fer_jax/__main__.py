@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from fer_jax.core.config import load_config
 from fer_jax.core.errors import Diverged, InputError, Interrupted, NotSaved, ToldElsewhere, unknown
+from fer_jax.core.fields import SHIPPED
 from fer_jax.core.terminal import leave, tell_warnings
 
 DESCRIPTION = 'Facial-expression recognition with embedded attention and channel shuffle.'
-SHIPPED = 'fer2013-1.9m'  # the weights that are taken where none are named
 OVERRIDES = 'Any field of fer_jax/core/fields.py is set by --config.GROUP.FIELD=VALUE.'
 
 

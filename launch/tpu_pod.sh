@@ -177,7 +177,6 @@ copy() {
     local unpack='if fer_jax/launch/tpu_worker.sh busy 2>/dev/null; then exit 0; fi; rm -rf fer_jax.new && mkdir fer_jax.new'
     unpack+=' && tar -xzf fer_jax.tar.gz -C fer_jax.new && rm -rf fer_jax && mv fer_jax.new fer_jax'
     set -- -C "$root" --exclude=__pycache__ -czf "$archive" fer_jax configs launch requirements requirements.txt
-    [ ! -d "$root/weights" ] || set -- "$@" weights
     [ "$dry" = yes ] || tar "$@"
     cloud tpu-vm scp "$archive" "$name:fer_jax.tar.gz" --worker=all && workers "$unpack"
 }

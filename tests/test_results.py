@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from benchmarks.results_table import ROOT, with_card, with_table
-from fer_jax.runs.weights import load_weights
+from fer_jax.core.fields import SHIPPED
+from fer_jax.runs.weights import FOLDER, find_weights, load_weights
 from tests.tiny import run
 
 RECORDS = sorted((ROOT / 'results').glob('*/*/result.json'))
@@ -20,11 +21,11 @@ def test_readme_agrees_with_the_records() -> None:
 
 
 def test_the_model_card_agrees_with_the_weights() -> None:
-    card = (ROOT / 'weights' / 'README.md').read_text()
+    card = (FOLDER / 'README.md').read_text()
     assert with_card(card) == card, 'run python -m benchmarks.results_table'
-    weights = load_weights(ROOT / 'weights' / 'fer2013-1.9m.safetensors')
+    weights = load_weights(find_weights(SHIPPED))
     assert sum(array.size for path, array in weights.variables.items() if path.startswith('params/')) == 1_906_382
-    assert (ROOT / 'weights' / 'fer2013-1.9m.safetensors').stat().st_size < 8e6
+    assert find_weights(SHIPPED).stat().st_size < 8e6
     for result in weights.metadata['results'].values():
         assert f'{100 * result["correct"] / result["count"]:.2f}' in card
 
@@ -39,9 +40,9 @@ def test_the_shipped_weights_reach_what_their_card_says(tmp_path) -> None:
     subprocess.run(arguments, check=True)
     out = tmp_path / 'measured'
     fields = (f'--config.data.path={tmp_path / "fer2013.csv"}', f'--config.data.prepared={tmp_path / "prepared"}')
-    code, _, err = run('evaluate', '--checkpoint', 'fer2013-1.9m', '--split', 'PrivateTest', '--out', str(out), *fields)
+    code, _, err = run('evaluate', '--checkpoint', SHIPPED, '--split', 'PrivateTest', '--out', str(out), *fields)
     assert code == 0, err
-    said = load_weights(ROOT / 'weights' / 'fer2013-1.9m.safetensors').metadata['results']['PrivateTest, centre']
+    said = load_weights(find_weights(SHIPPED)).metadata['results']['PrivateTest, centre']
     measured = json.loads(next(out.rglob('result.json')).read_text())
     # Rounding may turn the one or other image that stood between two classes.
     assert abs(measured['correct'] - said['correct']) <= 2 and measured['count'] == said['count'] == 3589

@@ -5,6 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+SHIPPED = 'fer2013-1.9m'  # the weights that come with the package, taken where none are named
 # Fields that hold one of a few words.
 CHOICES = {
     'data.pipeline': ('auto', 'resident', 'stream'),

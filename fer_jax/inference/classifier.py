@@ -12,6 +12,7 @@ from jax.sharding import AxisType
 from jaxtyping import Float32, UInt8
 
 from fer_jax.core.errors import InputError, unknown
+from fer_jax.core.fields import SHIPPED
 from fer_jax.core.mesh import DATA
 from fer_jax.core.processes import keep_compiled_programs
 from fer_jax.data.views import VIEWS
@@ -21,7 +22,6 @@ from fer_jax.inference.sources import Shot, expand, is_camera, shots
 from fer_jax.model.baselines import make_any
 from fer_jax.runs.weights import nested, read_weights
 
-SHIPPED = 'fer2013-1.9m'
 BATCHES = (1, 8, 64)  # faces in a call, the last ones empty: each size is compiled once
 MOST_PIXELS = 1 << 25  # of the pictures that wait for a batch to fill
 

@@ -26,7 +26,7 @@ from fer_jax.runs.checkpoint import read_best
 
 FORMAT = 1  # of the metadata
 KEY = 'fer_jax'  # where they lie in the file's header, as JSON
-FOLDER = pathlib.Path(__file__).parent.parent.parent / 'weights'  # of those that are known by name
+FOLDER = pathlib.Path(__file__).parent.parent / 'weights'  # of those that come with the package and are known by name
 SUFFIX = '.safetensors'
 # What a file must say beside its format.
 REQUIRED = {'config': dict, 'class_names': list, 'protocol': dict, 'step': int, 'seed': int, 'content_sha256': str}
@@ -61,7 +61,7 @@ class Weights:
 
 
 def find_weights(source: str) -> pathlib.Path:
-    """A run's folder, a weights file, or the file of that name in weights/ beside the package.
+    """A run's folder, a weights file, or the file of that name among those that come with the package.
 
     Raises:
       InputError: none of them; the message lists the names there are.
@@ -74,7 +74,7 @@ def find_weights(source: str) -> pathlib.Path:
     names = sorted(file.name.removesuffix(SUFFIX) for file in FOLDER.glob(f'*{SUFFIX}'))
     if source in names:
         return FOLDER / f'{source}{SUFFIX}'
-    raise InputError(f'{source}: no run, no weights file, and no name of weights; there are {", ".join(names) or "none"} in {FOLDER.name}/')
+    raise InputError(f'{source}: no run, no weights file, and no name of weights; the package has {", ".join(names) or "none"}')
 
 
 def read_weights(source: str) -> Weights:

@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 import fer_jax
-from fer_jax.__main__ import SHIPPED, main
+from fer_jax.__main__ import main
 from fer_jax.core.errors import InputError
+from fer_jax.core.fields import SHIPPED
 from fer_jax.core.mesh import make_mesh
 from fer_jax.data.schema import Faces
 from fer_jax.evaluation.evaluate import make_evaluator

@@ -228,7 +228,7 @@ def test_a_file_that_is_far_too_large_is_not_read(file, monkeypatch):
 
 def test_weights_are_found_by_name_file_and_folder(file, tmp_path, monkeypatch):
     monkeypatch.setattr(module, 'FOLDER', tmp_path / 'weights')
-    with pytest.raises(InputError, match='there are none in weights/'):
+    with pytest.raises(InputError, match='the package has none'):
         find_weights('fer2013-1.9m')
     (tmp_path / 'weights').mkdir()
     for name in ('fer2013-1.9m', 'other'):
@@ -236,14 +236,14 @@ def test_weights_are_found_by_name_file_and_folder(file, tmp_path, monkeypatch):
     assert find_weights('fer2013-1.9m') == tmp_path / 'weights' / 'fer2013-1.9m.safetensors'
     assert read_weights('other').name == 'other'
     assert find_weights(str(file)) == file
-    with pytest.raises(InputError, match='fer2013-2m: no run, .* there are fer2013-1.9m, other in weights/'):
+    with pytest.raises(InputError, match='fer2013-2m: no run, .* the package has fer2013-1.9m, other'):
         find_weights('fer2013-2m')
     with pytest.raises(InputError, match='no run there'):
         find_weights(str(tmp_path))
 
 
-def test_the_folder_lies_beside_the_package():
-    assert module.FOLDER == ROOT / 'weights'
+def test_the_folder_lies_in_the_package():
+    assert module.FOLDER == ROOT / 'fer_jax' / 'weights'
 
 
 # --- What is taken over

@@ -17,7 +17,7 @@ from jax.stages import Compiled
 from ml_collections import ConfigDict
 
 from benchmarks.side_by_side import Round
-from fer_jax.__main__ import split_overrides
+from fer_jax.core.command_line import OVERRIDES, split_overrides
 from fer_jax.core.config import load_config
 from fer_jax.core.mesh import DATA, settle
 from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Dataset, Faces
@@ -127,7 +127,7 @@ def repeated(call: Callable[[], Any], work: float, seconds: float) -> Round:
 
 def make_parser(description: str, name: str, rounds: int) -> argparse.ArgumentParser:
     """The arguments that the benchmarks of speed have in common."""
-    epilog = f'Any field of fer_jax/core/fields.py is set by --config.GROUP.FIELD=VALUE, on top of {CONFIG}.'
+    epilog = f'{OVERRIDES} Below them lies {CONFIG}.'
     parser = argparse.ArgumentParser(description=description.splitlines()[0], epilog=epilog, allow_abbrev=False)
     parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('results/speed') / name, help='default: %(default)s')
     parser.add_argument('--rounds', type=int, default=rounds, help='default: %(default)s')

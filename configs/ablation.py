@@ -12,7 +12,6 @@ Accuracy:  2 epochs, one or two seeds: 44 to 47 %, no difference real (results/a
            The paper's, in the first seven's order: 69.82, 70.27, 69.23, 70.30, 69.57, 70.97, 71.80 %, one run each
 """
 
-import pathlib
 from collections.abc import Iterator
 
 from ml_collections import ConfigDict
@@ -41,7 +40,7 @@ VARIANTS = {
 
 def get_configs() -> Iterator[ConfigDict]:
     """FER2013's configuration with each of VARIANTS."""
-    fer2013 = load_module(str(pathlib.Path(__file__).with_name('fer2013.py')))
+    fer2013 = load_module('fer2013')
     for name, (attention, groups, others) in VARIANTS.items():
         config = fer2013.get_config()
         config.name = name

@@ -6,7 +6,6 @@ Time:      6 networks × 3 seeds × 36 epochs, not measured to the end; ResNet-1
 Accuracy:  none measured yet; of the first network see `fer2013.py`: 67.32 % by ten crops after 36 epochs
 """
 
-import pathlib
 from collections.abc import Iterator
 
 from ml_collections import ConfigDict
@@ -14,7 +13,7 @@ from ml_collections import ConfigDict
 from fer_jax.core.config import load_module
 from fer_jax.core.fields import CHOICES
 
-FER2013 = load_module(str(pathlib.Path(__file__).with_name('fer2013.py')))
+FER2013 = load_module('fer2013')
 
 
 def get_configs() -> Iterator[ConfigDict]:

@@ -22,7 +22,7 @@ FOLDS = 10
 
 def get_configs() -> Iterator[ConfigDict]:
     """Ten folds, the subjects dealt out by data.split_seed, which is 0."""
-    ckplus = load_module('configs/ckplus.py').ckplus  # its recipe
+    ckplus = load_module('ckplus').ckplus  # its recipe
     for fold in range(FOLDS):
         config = ckplus(f'ckplus-fold{fold}')
         config.data.folds = FOLDS

@@ -6,7 +6,6 @@ Time:      21 recipes × 3 seeds × 60 epochs; on four CPU cores 5 epochs of one
 Accuracy:  PublicTest, one centre crop; what was tried and what it gave is in results/recipe.md. PrivateTest is not looked at (0 times).
 """
 
-import pathlib
 from collections.abc import Iterator
 
 from ml_collections import ConfigDict
@@ -41,7 +40,7 @@ RECIPES = {
 
 def get_configs() -> Iterator[ConfigDict]:
     """One configuration a recipe; none scores the test split."""
-    fer2013 = load_module(str(pathlib.Path(__file__).parent / 'fer2013.py'))
+    fer2013 = load_module('fer2013')
     for name, changes in RECIPES.items():
         config = fer2013.get_config()
         config.name = f'recipe-{name}'

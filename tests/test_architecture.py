@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted(path.relative_to(ROOT / 'fer_jax').as_posix() for path in (ROOT / 'fer_jax').rglob('*.py'))
 # What starts without JAX, so that --help and a mistyped argument answer at once.
-LIGHT = ['core.errors', 'core.files', 'core.fields', 'core.config', 'report.command', '__main__']
+LIGHT = ['core.errors', 'core.files', 'core.fields', 'core.config', 'core.command_line', 'report.command', '__main__']
 # Where a package's import name is not the name that it is installed by.
 INSTALLED_AS = {'PIL': 'pillow', 'cv2': 'opencv-python-headless', 'orbax': 'orbax-checkpoint'}
 

@@ -122,9 +122,3 @@ def test_the_locks_are_of_what_pyproject_asks_for(python, extra):
         pin = (base | added)[canonicalize_name(wanted.name)]
         (version,) = (each.version for each in pin.specifier)
         assert wanted.specifier.contains(version), f'{wanted} is pinned to {version}; write the locks anew with requirements/lock.sh'
-
-
-def test_the_version_is_one():
-    with open(ROOT / 'pyproject.toml', 'rb') as stream:
-        version = tomllib.load(stream)['project']['version']
-    assert f"__version__ = '{version}'" in (ROOT / 'fer_jax/__init__.py').read_text()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import IO
 
+from fer_jax.__main__ import parse
 from fer_jax.core.fields import default_config
 from fer_jax.model.fernet import FERNet, make_network
 
@@ -53,6 +54,12 @@ def start(
         env=os.environ | {'JAX_PLATFORMS': 'cpu'} | environment,
         **options,
     )
+
+
+def command(arguments: list[str]) -> int | None:
+    """Does here what `python -m fer_jax` does with these arguments, but for the errors, which are raised."""
+    options = parse(arguments)
+    return options.run(options)
 
 
 def run(*arguments: str, **options: object) -> tuple[int, str, str]:

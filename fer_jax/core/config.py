@@ -11,16 +11,19 @@ from ml_collections.config_dict import FieldReference
 from fer_jax.core.errors import InputError, unknown
 from fer_jax.core.fields import ARGUMENTS, BOUNDS, CHOICES, default_config
 
-# How a message calls the types.
+PACKAGE = pathlib.Path(__file__).parent.parent
+# The configurations that come with the package: inside it when it was installed, beside it in a checkout, where people edit them.
+CONFIGS = PACKAGE / 'configs' if (PACKAGE / 'configs').is_dir() else PACKAGE.parent / 'configs'
 MOST_BLOCKS = 100  # of a network
+# How a message calls the types.
 KINDS = {bool: 'true or false', int: 'a whole number', float: 'a number', str: 'text', tuple: 'whole numbers with commas between'}
 
 
 def load_config(reference: str, overrides: dict[str, str]) -> ConfigDict:
-    """The checked configuration of `reference`, a Python file's path with optional `:name=value,…`, with `overrides`.
+    """The checked configuration of `reference`, a name or a file with optional `:name=value,…`, with `overrides`.
 
     Args:
-      reference: e.g. `configs/fer2013.py:attention=both,groups=4`; a path that is not there is tried beside the package.
+      reference: e.g. `fer2013:attention=both,groups=4`; as of find_config.
       overrides: dotted field → text, applied last.
 
     Raises:
@@ -37,17 +40,17 @@ def load_variants(reference: str, overrides: dict[str, str]) -> dict[str, Config
 
     The arguments, overrides and errors are those of `load_config`, and apply to each.
     """
-    path_text, _, arguments = reference.partition(':')
-    module = load_module(path_text)
+    name, _, arguments = reference.partition(':')
+    module = load_module(name)
     try:
         found = list(module.get_configs()) if hasattr(module, 'get_configs') else [module.get_config()]
         names = [config.name for config in found]
     except InputError:
         raise
     except Exception as error:  # whatever the user's file does wrong
-        raise InputError(f'--config {path_text}: {type(error).__name__}: {error}') from None
+        raise InputError(f'--config {name}: {type(error).__name__}: {error}') from None
     if len(set(names)) < len(names) or not names:
-        raise InputError(f'--config {path_text}: get_configs() must give configurations, each with a name of its own, not {names}')
+        raise InputError(f'--config {name}: get_configs() must give configurations, each with a name of its own, not {names}')
     for config in found:
         apply_arguments(config, arguments)
         for field, text in overrides.items():
@@ -56,27 +59,42 @@ def load_variants(reference: str, overrides: dict[str, str]) -> dict[str, Config
     return dict(zip(names, found, strict=True))
 
 
-def load_module(path_text: str) -> ModuleType:
-    """The Python file at a path, or at that path beside the package.
+def find_config(name: str) -> pathlib.Path:
+    """A configuration's file: one of the package's by its name, such as `fer2013`, or any other by its path.
+
+    `configs/fer2013.py`, as it is seen from a checkout, is the package's wherever there is no such file.
+
+    Raises:
+      InputError: neither; the message lists the package's.
+    """
+    shipped = {file.stem: file for file in sorted(CONFIGS.glob('*.py'))}
+    path = pathlib.Path(name)
+    if name in shipped:
+        return shipped[name]
+    if path.is_file():
+        return path
+    if path.parts[:-1] == ('configs',) and path.stem in shipped:
+        return shipped[path.stem]
+    raise InputError(f'--config {name}: no such file; by name there are {", ".join(shipped)}')
+
+
+def load_module(name: str) -> ModuleType:
+    """The Python file of a configuration (as of find_config), from which another configuration may take what they share.
 
     Raises:
       InputError: no such file, or what it does wrong.
     """
-    path = pathlib.Path(path_text)
-    if not path.is_file():
-        path = pathlib.Path(__file__).parent.parent.parent / path_text
-    if not path.is_file():
-        raise InputError(f'--config {path_text}: no such file; those of the project are in configs/')
+    path = find_config(name)
     spec = importlib.util.spec_from_file_location(f'fer_jax_config_{path.stem}', path)
     if spec is None:
-        raise InputError(f'--config {path_text}: not a Python file')
+        raise InputError(f'--config {name}: not a Python file')
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except InputError:
         raise
     except Exception as error:  # whatever the user's file does wrong
-        raise InputError(f'--config {path_text}: {type(error).__name__}: {error}') from None
+        raise InputError(f'--config {name}: {type(error).__name__}: {error}') from None
     return module
 
 
@@ -99,6 +117,11 @@ def fields(config: ConfigDict) -> dict[str, Any]:
     return flat
 
 
+# Not by ml_collections.config_flags, which 1.1.0 cannot be brought to do what this does: a field that may be None takes no `none`
+# (network.shuffle_groups=none is refused, data.path=none is the text 'none'); network.blocks=24,b sets the text '24,b' in a tuple of
+# numbers; a misspelt field is an AttributeError of two lines that leaves out the group and looks for the nearest in that group only;
+# `FILE:name=value` goes to get_config as one string that each file would have to read; and a file of several configurations has no
+# place in it.
 def set_field(config: ConfigDict, field: str, text: str) -> None:
     """Sets one dotted field from text, by the type that its default has.
 
@@ -129,7 +152,7 @@ def parse_value(kind: type, text: str) -> Any:
             raise ValueError(text)
         return words[text.lower()]
     if kind is tuple:
-        return tuple(int(part) for part in text.strip('()').split(',') if part.strip())
+        return tuple(int(part) for part in text.strip('()[]').split(',') if part.strip())
     return kind(text)
 
 

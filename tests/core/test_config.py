@@ -100,6 +100,7 @@ def test_the_default_is_locked_checked_and_new_each_time():
         ('data.dedup', 'near', 'near'),
         ('network.blocks', '24,32', (24, 32)),
         ('network.blocks', '(24, 32,)', (24, 32)),
+        ('network.blocks', '[24,32]', (24, 32)),
         ('network.blocks', '24', (24,)),
         ('network.shuffle_groups', 'none', None),
         ('network.shuffle_groups', '', None),
@@ -178,7 +179,9 @@ def test_arguments_after_the_file():
         (TOYFACES + ':atention=none', "unknown config argument 'atention': did you mean 'attention'?"),
         (TOYFACES + ':attention', "'attention' has no value"),
         (TOYFACES + ':groups=x', 'network.shuffle_groups'),
-        ('configs/nothing.py', 'configs/nothing.py: no such file'),
+        ('configs/nothing.py', 'configs/nothing.py: no such file; by name there are ablation, baselines, ckplus'),
+        ('fer2014', '--config fer2014: no such file'),
+        ('elsewhere/toyfaces.py', '--config elsewhere/toyfaces.py: no such file'),
         (str(ROOT / 'pyproject.toml'), 'not a Python file'),
     ],
 )
@@ -186,9 +189,21 @@ def test_wrong_references_are_one_line(reference, message):
     assert message in error_of(load_config, reference, {})
 
 
-def test_a_config_is_found_beside_the_package(tmp_path, monkeypatch):
+def test_a_config_of_the_package_is_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert load_config('configs/toyfaces.py', {}).name == 'toyfaces'
+    (tmp_path / 'toyfaces').mkdir()
+    for name in ('toyfaces', 'configs/toyfaces.py'):
+        assert load_config(f'{name}:seed=3', {}).seed == 3 and load_config(name, {}).name == 'toyfaces'
+    assert len(load_variants('ckplus_folds', {'data.path': 'CK+48'})) == 10, 'which takes what it shares from another'
+
+
+def test_a_file_here_goes_before_one_of_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'configs').mkdir()
+    text = (ROOT / 'configs' / 'toyfaces.py').read_text()
+    (tmp_path / 'configs' / 'toyfaces.py').write_text(text.replace('config.epochs = 7.0', 'config.epochs = 9.0'))
+    assert load_config('configs/toyfaces.py', {}).epochs == 9
+    assert load_config('toyfaces', {}).epochs == 7, "a name is the package's"
 
 
 # --- Records

@@ -127,7 +127,7 @@ def arguments(source: pathlib.Path, target: pathlib.Path | None = None) -> objec
 
     What is in a configuration's Python file is run because the user wants it run: that is no bad data.
     """
-    from fer_jax.__main__ import split_overrides
+    from fer_jax.core.command_line import split_overrides
     from fer_jax.core.config import load_config
 
     first, *others = os.fsdecode(only(source).read_bytes().replace(b'\0', b'')).split('\n')

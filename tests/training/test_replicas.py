@@ -10,7 +10,6 @@ import time
 import numpy as np
 import pytest
 
-from fer_jax.__main__ import parse, run
 from fer_jax.core.config import load_config
 from fer_jax.core.errors import Diverged, InputError
 from fer_jax.training import loop, plan, replicas
@@ -63,14 +62,14 @@ def test_a_sweep_gives_each_group_one_program_and_each_run_its_claim(tmp_path, m
 
     monkeypatch.setattr(module, 'train_together', train_together)
     arguments = ['sweep', '--config', TOY, '--workdir', str(tmp_path / 's'), '--together']
-    assert run(*parse([*arguments, '4', '--seeds', '0-2'])) == 1
+    assert tiny.command([*arguments, '4', '--seeds', '0-2']) == 1
     assert seen == [[0, 1, 2]]
     out, err = capsys.readouterr()
     assert out.count('finished, test accuracy 50.00 %') == 2 and 'seed 1: failed: the loss is nan' in err
     states = {path.name: json.loads(path.read_text())['state'] for path in (tmp_path / 's' / 'claims').iterdir()}
     assert sorted(states.values()) == ['diverged', 'finished', 'finished']
     with pytest.raises(InputError, match='--together 0'):
-        run(*parse([*arguments, '0', '--seeds', '0-2']))
+        tiny.command([*arguments, '0', '--seeds', '0-2'])
 
 
 @pytest.mark.slow

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fer_jax.__main__ import parse, run
 from fer_jax.core.config import load_variants, values
 from fer_jax.core.errors import Diverged, InputError, Interrupted
 from fer_jax.core.processes import stop_signals
@@ -96,7 +95,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, errors: dict[str, BaseException]) -
 
 def sweep(reference: str, folder: pathlib.Path, *arguments: str) -> int:
     """`python -m fer_jax sweep`, here."""
-    return run(*parse(['sweep', '--config', reference, '--seeds', '0-1', '--workdir', str(folder), *arguments]))
+    return tiny.command(['sweep', '--config', reference, '--seeds', '0-1', '--workdir', str(folder), *arguments])
 
 
 # --- What is run
@@ -499,7 +498,7 @@ def test_no_run_leaves_arrays_behind(two, tmp_path):
     """One process for many runs: what the device holds after the second is what it held after the first."""
     held = []
     for seeds in ('0', '1'):
-        assert run(*parse(['sweep', '--config', two, '--workdir', str(tmp_path / 's'), '--seeds', seeds, *tiny.overrides(tmp_path)])) == 0
+        assert tiny.command(['sweep', '--config', two, '--workdir', str(tmp_path / 's'), '--seeds', seeds, *tiny.overrides(tmp_path)]) == 0
         held.append(sum(array.nbytes for array in jax.live_arrays()))
     assert held[1] <= held[0] < 100_000
 
@@ -553,6 +552,6 @@ def test_the_ablations_parameters(ablation, name):
 def test_the_ablation_can_be_listed_from_anywhere(begun, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     arguments = ['sweep', '--config', 'configs/ablation.py', '--seeds', '0-4', '--dry-run', '--config.data.path=fer2013.csv']
-    assert run(*parse(arguments)) == 0
+    assert tiny.command(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 70 and lines[0] == '[1/70] base seed 0: not begun' and lines[14] == '[15/70] base seed 1: not begun'

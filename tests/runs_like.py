@@ -10,7 +10,8 @@ import numpy as np
 
 from fer_jax.core.config import set_field
 from fer_jax.core.fields import default_config
-from fer_jax.core.statistics import calibration_error, summarise_confusion
+from fer_jax.core.statistics import calibration_error
+from fer_jax.evaluation.scores import summarise_confusion
 
 NAMES = ('angry', 'disgust', 'fear', 'happy', 'sad', 'surprise', 'neutral')
 TITLES = {'train': 'Training', 'validation': 'PublicTest', 'test': 'PrivateTest'}

@@ -1,48 +1,16 @@
-"""Statistics of accuracies: what a confusion matrix says, intervals over images and over seeds, tests, and their correction.
+"""Statistics of accuracies: intervals over images and over seeds, tests, and their correction.
 
 Free of JAX, so that a report starts at once and can be made where none is installed.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 CALIBRATION_BINS = 15
 Z_95 = 1.959963984540054  # two-sided 95 % point of the standard normal
-
-
-def summarise_confusion(confusion: Int[np.ndarray, 'classes classes'], class_names: Sequence[str]) -> dict[str, Any]:
-    """What follows from images by true class (row) and predicted class (column), as plain floats, ints and lists; shares lie in 0..1.
-
-    What is undefined is as in scikit-learn: precision of a class never predicted, recall of a class without images, and F1 with
-    either are 0; balanced accuracy is the mean recall of the classes that have images; macro F1 is the mean over the classes that
-    have images or predictions. `accuracy_interval` is Wilson's at 95 %.
-
-    Raises:
-      ValueError: no image, or classes that are not as many as the names.
-    """
-    count, correct = int(confusion.sum()), int(np.trace(confusion))
-    if count == 0:
-        raise ValueError('no images to summarise')
-    hits, support, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
-    precision, recall = hits / np.maximum(predicted, 1), hits / np.maximum(support, 1)
-    f1 = 2 * hits / np.maximum(support + predicted, 1)
-    return {
-        'count': count,
-        'correct': correct,
-        'accuracy': correct / count,
-        'accuracy_interval': list(wilson_interval(correct, count)),
-        'balanced_accuracy': float(recall[support > 0].mean()),
-        'macro_f1': float(f1[support + predicted > 0].mean()),
-        'per_class': {
-            name: {'precision': float(p), 'recall': float(r), 'f1': float(f), 'support': int(n)}
-            for name, p, r, f, n in zip(class_names, precision, recall, f1, support, strict=True)
-        },
-        'confusion_matrix': confusion.tolist(),
-    }
 
 
 def wilson_interval(correct: float | int, count: int) -> tuple[float, float]:
@@ -55,12 +23,6 @@ def wilson_interval(correct: float | int, count: int) -> tuple[float, float]:
     middle = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = Z_95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
     return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def share_correct(correct: Bool[np.ndarray, ' n']) -> dict[str, Any]:
-    """count, correct, accuracy and accuracy_interval of a part of a split, as `summarise_confusion` gives them of the whole."""
-    count, hits = len(correct), int(np.count_nonzero(correct))
-    return {'count': count, 'correct': hits, 'accuracy': hits / count, 'accuracy_interval': list(wilson_interval(hits, count))}
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float]:

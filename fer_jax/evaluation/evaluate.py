@@ -19,11 +19,11 @@ from jaxtyping import Float, Float32, Int32
 from fer_jax.core.errors import Diverged, unknown
 from fer_jax.core.files import write_atomic, write_json
 from fer_jax.core.mesh import DATA, settle
-from fer_jax.core.statistics import share_correct
 from fer_jax.data.schema import Faces
 from fer_jax.data.views import CROP_SIDE, VIEWS, crops, normalise, resized
 from fer_jax.evaluation.figures import confusion_matrix_png
 from fer_jax.evaluation.metrics import EvaluationState, summarise
+from fer_jax.evaluation.scores import share_correct
 
 Apply = Callable[[Any, Float[Array, 'batch height width 1']], Float[Array, 'batch classes']]
 

@@ -11,7 +11,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from fer_jax.core.statistics import CALIBRATION_BINS, summarise_confusion
+from fer_jax.core.statistics import CALIBRATION_BINS
+from fer_jax.evaluation.scores import summarise_confusion
 
 
 @flax.struct.dataclass
@@ -68,7 +69,7 @@ class EvaluationState(clu.metrics.Metric):
 
 
 def summarise(state: EvaluationState, class_names: tuple[str, ...]) -> dict[str, Any]:
-    """Every reported figure: those of statistics.summarise_confusion, `nll`, the mean in nats, and `calibration_error`.
+    """Every reported figure: those of scores.summarise_confusion, `nll`, the mean in nats, and `calibration_error`.
 
     Raises:
       ValueError: the state holds no image, or its classes are not as many as the names.
@@ -81,39 +82,3 @@ def calibration_error(state: EvaluationState) -> float:
     """The expected calibration error over 15 bins of equal width (Guo et al., 2017), in 0..1."""
     gaps = np.abs(np.asarray(state.bin_correct, np.float64) - np.asarray(state.bin_confidence, np.float64))
     return float(gaps.sum()) / int(state.count)
-
-
-def table(summary: dict[str, Any], title: str) -> str:
-    """The summary as plain text for a terminal of 80 columns; shares in per cent."""
-    rows = summary['per_class']
-    width = max(len('balanced'), *(min(len(name), 40) for name in rows))
-    low, high = summary['accuracy_interval']
-
-    def line(name: str, *cells: str) -> str:
-        name = name if len(name) <= width else name[: width - 1] + '…'
-        return f'{name:<{width}}' + ''.join(f'{cell:>10}' for cell in cells)
-
-    def percent(share: float) -> str:
-        return f'{100 * share:.1f}'
-
-    lines = [
-        title,
-        f'accuracy {100 * summary["accuracy"]:.2f} %  (95 % interval {100 * low:.2f} to {100 * high:.2f}), '
-        f'{summary["correct"]} of {summary["count"]} right',
-        *(
-            f'of these, {name}: {100 * part["accuracy"]:.2f} %  ({", ".join(f"{100 * end:.2f}" for end in part["accuracy_interval"])}), '
-            f'{part["correct"]} of {part["count"]}'
-            for name, part in summary.get('subsets', {}).items()
-        ),
-        '',
-        line('class', 'precision', 'recall', 'F1', 'images'),
-    ]
-    lines += [line(name, *(percent(row[key]) for key in ('precision', 'recall', 'f1')), str(row['support'])) for name, row in rows.items()]
-    lines += [
-        '-' * (width + 40),
-        line('macro F1', '', '', percent(summary['macro_f1']), str(summary['count'])),
-        line('balanced', '', percent(summary['balanced_accuracy'])),
-        '',
-        f'negative log-likelihood {summary["nll"]:.4f} nats, calibration error {100 * summary["calibration_error"]:.1f} %',
-    ]
-    return '\n'.join(row.rstrip() for row in lines)

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from fer_jax.core.statistics import wilson_interval
 from fer_jax.data.schema import Faces
+from fer_jax.evaluation.scores import share_correct
 
 MOST_TRAIN_IMAGES = 20_000  # beyond it the n × m distances take minutes, and say little: such sets are not films of a few subjects
 BLOCK = 2048  # images of either side whose distances are held at once: 32 MiB of them, and 72 MiB of pixels
@@ -21,14 +21,7 @@ def one_nearest_neighbour(train: Faces, test: Faces) -> dict[str, Any]:
       count, correct, accuracy (in 0..1), accuracy_interval (Wilson's, 95 %), train_images.
     """
     predictions = train.labels[nearest(train.images[:], test.images)]  # [:] as they may not be in memory yet
-    count, correct = len(test), int((predictions == test.labels).sum())
-    return {
-        'count': count,
-        'correct': correct,
-        'accuracy': correct / count,
-        'accuracy_interval': list(wilson_interval(correct, count)),
-        'train_images': len(train),
-    }
+    return share_correct(predictions == test.labels) | {'train_images': len(train)}
 
 
 def nearest(

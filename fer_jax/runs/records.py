@@ -18,7 +18,8 @@ from fer_jax.core.config import from_record, values
 from fer_jax.core.errors import InputError
 from fer_jax.core.fields import MOVABLE
 from fer_jax.core.files import NUMBER, check_fields, read_json, read_text
-from fer_jax.core.statistics import calibration_error, summarise_confusion
+from fer_jax.core.statistics import calibration_error
+from fer_jax.evaluation.scores import summarise_confusion
 from fer_jax.runs.claims import is_live, latest
 
 RESULT_FIELDS = {

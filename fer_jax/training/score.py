@@ -13,8 +13,8 @@ from fer_jax.core.fields import MOVABLE
 from fer_jax.core.mesh import replicate
 from fer_jax.data.schema import SPLITS, Dataset
 from fer_jax.evaluation.evaluate import make_evaluator, write_evaluation
-from fer_jax.evaluation.metrics import table
 from fer_jax.evaluation.pictures import write_pictures
+from fer_jax.evaluation.scores import table
 from fer_jax.runs.checkpoint import Checkpoints
 from fer_jax.runs.environment import environment
 from fer_jax.runs.state import TrainState, evaluated_variables

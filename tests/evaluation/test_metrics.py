@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from fer_jax.core.statistics import wilson_interval
-from fer_jax.evaluation.metrics import EvaluationState, summarise, table
+from fer_jax.evaluation.metrics import EvaluationState, summarise
+from fer_jax.evaluation.scores import table
 
 NAMES = ('angry', 'happy', 'sad')
 # True class in rows. Support 4, 4, 2; predicted 4, 3, 3; on the diagonal 7 of 10.

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Shaped, UInt8
 
@@ -42,6 +43,12 @@ def resized(views: Float[Array, 'batch crop crop 1'], side: int) -> Float[Array,
         return views
     places = grid(side) + (CROP_SIDE - 1) / 2
     return jax.vmap(lambda view: bilinear(view, places))(views[..., 0])[..., None]
+
+
+def centre_crops(images: UInt8[np.ndarray, '*batch height width']) -> UInt8[np.ndarray, '*batch crop crop']:
+    """What the network sees of each image where nothing is drawn by chance, still as NumPy's pixels."""
+    inside = slice(MARGIN, MARGIN + CROP_SIDE)
+    return images[..., inside, inside]
 
 
 def crops(images: Shaped[Array, 'batch height width'], views: str) -> Shaped[Array, 'views batch crop crop']:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, UInt8
 
 from fer_jax.core.files import write_atomic
 from fer_jax.data.schema import Faces
-from fer_jax.data.views import CROP_SIDE, crops, normalise
+from fer_jax.data.views import centre_crops, crops, normalise
 from fer_jax.evaluation.evaluate import Evaluation
 from fer_jax.evaluation.figures import attention_png, faces_png, gates_png, shortened
 
@@ -79,8 +79,7 @@ def attention_pictures(
     if maps is not None:
         maps = maps.reshape(*places.shape, *maps.shape[1:])
         chosen = np.linspace(0, SAMPLE - 1, SHOWN).round().astype(int)
-        margin = (faces.images.shape[1] - CROP_SIDE) // 2
-        views = faces.images[places[:, chosen]][..., margin : margin + CROP_SIDE, margin : margin + CROP_SIDE]
+        views = centre_crops(faces.images[places[:, chosen]])
         captions = [[caption(evaluation, i, class_names) for i in row] for row in places[:, chosen].tolist()]
         pictures['attention_maps.png'] = attention_png(views, maps[:, chosen], captions, maps.mean(1), names)
     if gates is not None:

@@ -22,8 +22,9 @@ from jaxtyping import UInt8
 
 from fer_jax.core.errors import InputError
 from fer_jax.data.images import decode_face
+from fer_jax.data.views import centre_crops
 from fer_jax.evaluation.pictures import attention
-from fer_jax.inference.explain import Model, centre_crops, largest, make_model
+from fer_jax.inference.explain import Model, largest, make_model
 from fer_jax.inference.faces import Cut, Detector, read_photo, whole
 from fer_jax.inference.saliency import grad_cam
 from fer_jax.inference.sources import readable

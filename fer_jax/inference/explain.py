@@ -17,7 +17,7 @@ from fer_jax.core.errors import InputError, unknown
 from fer_jax.core.files import write_atomic
 from fer_jax.data.load import load
 from fer_jax.data.schema import Dataset
-from fer_jax.data.views import CROP_SIDE
+from fer_jax.data.views import centre_crops
 from fer_jax.evaluation.figures import gates_png, in_few_colours, shortened, to_png
 from fer_jax.evaluation.pictures import attention
 from fer_jax.inference.faces import Cut, Detector
@@ -73,12 +73,6 @@ class Explanation:
         parts = vars(self) | {'grad_cam': self.grad_cam / strength}
         means = {name: None if part is None else part.mean(0, keepdims=True).astype(part.dtype) for name, part in parts.items()}
         return Explanation(**means)
-
-
-def centre_crops(faces: UInt8[np.ndarray, 'n 48 48']) -> UInt8[np.ndarray, 'n crop crop']:
-    """What the network sees of each face."""
-    margin = (faces.shape[1] - CROP_SIDE) // 2
-    return faces[:, margin : margin + CROP_SIDE, margin : margin + CROP_SIDE]
 
 
 def joined(parts: Sequence[Explanation]) -> Explanation:

@@ -40,10 +40,10 @@ def table_rows(network: FERNet) -> list[Row]:
     outputs = module_outputs(network, variables, images)
     rows, shape = [], (1, CROP_SIDE, CROP_SIDE)
     for name in (name for name in outputs if not name.endswith('_bn') and name != '__call__'):
-        norm = f'{name}_bn' if f'{name}_bn' in parameters else None
-        count = sum(math.prod(leaf.shape) for part in (name, norm) if part for leaf in jax.tree.leaves(parameters[part]))
+        own = [parameters.get(part, {}) for part in (name, f'{name}_bn')]  # an attention may have none
+        count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(own))
         operator = 'CSP_BLOCK' if name in block_names(network) else OPERATORS.get(name, name.rpartition('_')[2].upper())
-        rows.append(Row(shape, operator, count, multiply_adds(parameters[name], outputs[name])))
+        rows.append(Row(shape, operator, count, multiply_adds(own[0], outputs[name])))
         _, height, width, channels = outputs[name]['__call__'][0].shape
         shape = (channels, height, width)
     rows.append(Row(shape, 'AdaptiveAvgPool2d', 0, 0))

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import flax.linen as nn
 import jax
 import jax.export
 import numpy as np
@@ -14,6 +15,7 @@ from fer_jax.core.fields import default_config
 from fer_jax.data.views import normalise
 from fer_jax.export import command as module
 from fer_jax.export.folded import fold
+from fer_jax.model.attention import ATTENTIONS, Places
 from fer_jax.model.fernet import make_network
 from fer_jax.runs.weights import nested, save_weights, shapes
 from tests import reference
@@ -233,6 +235,13 @@ def test_what_cannot_be_done_is_told_in_a_line(weights, tmp_path, capsys, monkey
             assert main(['export', '--format', form, '--checkpoint', str(weights), '--out', out]) == 2
         assert f"pip install 'fer_jax[{extra}]'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_an_attention_that_no_format_has_goes_as_stablehlo_only(monkeypatch):
+    monkeypatch.setitem(ATTENTIONS, 'se', Places(block={'se': nn.Dense(16)}))
+    config = network_config({'attention': 'se'})
+    with pytest.raises(module.InputError, match='network.attention=se: not written in this format yet; --format stablehlo takes any'):
+        fold(config.network, drawn(config), 7)
 
 
 def test_a_baseline_goes_as_stablehlo_only():

@@ -19,8 +19,9 @@ pytest.importorskip('cv2', reason="needs pip install 'fer_jax[demo]'")
 
 from fer_jax.__main__ import main  # noqa: E402
 from fer_jax.data.images import decode_face  # noqa: E402
+from fer_jax.data.views import centre_crops  # noqa: E402
 from fer_jax.inference import demo  # noqa: E402
-from fer_jax.inference.explain import centre_crops, make_model  # noqa: E402
+from fer_jax.inference.explain import make_model  # noqa: E402
 from fer_jax.inference.faces import Cut, Photo, cut  # noqa: E402
 from fer_jax.runs.weights import read_weights  # noqa: E402
 from tests import browser  # noqa: E402

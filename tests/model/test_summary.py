@@ -2,11 +2,14 @@
 
 import re
 
+import flax.linen as nn
+import jax
 import pytest
 
 from fer_jax.core.config import check_config, load_config
 from fer_jax.core.errors import InputError
 from fer_jax.core.fields import default_config
+from fer_jax.model.attention import ATTENTIONS, Places
 from fer_jax.model.fernet import make_network
 from fer_jax.model.summary import activation_bytes, parameter_table, summary, table_rows
 
@@ -108,9 +111,25 @@ def test_another_number_of_classes():
     assert head.parameters == 9 * 512 * 8 + 8
 
 
+class Halved(nn.Module):
+    """An attention without parameters."""
+
+    dtype: str = 'float32'
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x / 2
+
+
+def test_an_attention_without_parameters_has_rows(monkeypatch):
+    monkeypatch.setitem(ATTENTIONS, 'se', Places(block={'half': Halved()}))
+    found = rows(attention='se')
+    assert [row.operator for row in found].count('HALF') == 6
+    assert sum(row.parameters for row in found) == 1_906_382 - 19 - 262_144
+
+
 @pytest.mark.parametrize(('attention', 'extra'), [('none', 0), ('se', 56_266), ('eca', 24), ('cbam', 55_570)])
 def test_the_other_attentions_have_rows(attention, extra):
-    """Counts of the variants by hand as in test_network.py."""
+    """Counts of the variants by hand as in test_fernet.py."""
     found = rows(attention=attention)
     assert sum(row.parameters for row in found) == 1_906_382 - 19 - 262_144 + extra
     assert [row.parameters for row in found if row.operator == 'CSP_BLOCK'] == [row[2] for row in TABLE_1 if row[1] == 'CSP_BLOCK']

@@ -1,13 +1,15 @@
-"""README's tables of results, speed and faults, from the records under results/, and the model card's, from the shipped weights.
+"""The tables in README and docs/, from the records under results/, and the model card's, from the shipped weights.
 
-    python -m benchmarks.results_table        # rewrites README.md and fer_jax/weights/README.md between their marks
+    python -m benchmarks.results_table        # rewrites what stands between the marks of each of PAGES
 
 A record is a folder results/<claim>/<run>/ with the run's own result.json, or results/speed/<benchmark>/ with what that
 benchmark measured; the tables say nothing that is not in one.
 """
 
+import os
 import pathlib
 import statistics
+from collections.abc import Callable, Container
 from typing import Any
 
 from fer_jax.core.fields import SHIPPED
@@ -15,24 +17,35 @@ from fer_jax.core.files import read_json, write_atomic
 from fer_jax.runs.weights import FOLDER, load_weights
 
 ROOT = pathlib.Path(__file__).parent.parent
-BEGIN, END = '<!-- results: written by benchmarks/results_table.py -->', '<!-- end of results -->'
-HEADER = '| record | split | views | accuracy, % (95 % interval) | macro F1, % | seed | epochs | device | minutes |'
+RESULTS = ROOT / 'results'
+HEADER = [
+    '| record | split | views | accuracy, % (95 % interval) | macro F1, % | seed | epochs | device | minutes |',
+    '|---|---|---|---|---:|---:|---:|---|---:|',
+]
+FAULTS_HEADER = ['| campaign | what is done | tried | did not hold | minutes |', '|---|---|---:|---:|---:|']
+SPEED_HEADER = ['| record | measured | fer_jax | beside it | times as fast (quartiles) |', '|---|---|---:|---:|---|']
+# README's four rows: a record and one of its scorings.
+HEADLINES = (
+    ('fer2013-cpu-36/seed0', 'validation_centre'),
+    ('fer2013-cpu-36/seed0', 'test_centre'),
+    ('fer2013-cpu-36/seed0', 'test_ten'),
+    ('toyfaces/seed0', 'test_centre'),
+)
 
 
-SPEED_BEGIN, SPEED_END = '<!-- speed: written by benchmarks/results_table.py -->', '<!-- end of speed -->'
-WEIGHTS_BEGIN, WEIGHTS_END = '<!-- weights: written by benchmarks/results_table.py -->', '<!-- end of weights -->'
-FAULTS_BEGIN, FAULTS_END = '<!-- faults: written by benchmarks/results_table.py -->', '<!-- end of faults -->'
-FAULTS_HEADER = '| campaign | what is done | tried | did not hold | minutes |'
-SPEED_HEADER = '| record | measured | fer_jax | beside it | times as fast (quartiles) |'
+def link(title: str, path: pathlib.Path, page: pathlib.Path) -> str:
+    """A link from a page to a file of the repository."""
+    return f'[{title}]({pathlib.PurePath(os.path.relpath(path, page.parent)).as_posix()})'
 
 
-def rows() -> list[str]:
-    """A line of the table for each scoring of each recorded run."""
+def rows(page: pathlib.Path, wanted: Container[tuple[str, str]] | None = None) -> list[str]:
+    """A line of the table for each scoring of each recorded run, or for those that are wanted."""
     lines = []
-    for path in sorted((ROOT / 'results').glob('*/*/result.json')):
+    for path in sorted(RESULTS.glob('*/*/result.json')):
         result = read_json(path)
         if 'test_centre' not in result:  # a step of a search, which has a table of its own
             continue
+        name = path.parent.relative_to(RESULTS).as_posix()
         device = result['environment']['device']
         trained_on = f'{device["count"]} × {device["kind"]}' + (f' ({result["environment"]["cpu"]})' if device['platform'] == 'cpu' else '')
         for key, split, views in (
@@ -40,10 +53,12 @@ def rows() -> list[str]:
             ('test_centre', 'test', 'centre'),
             ('test_ten', 'test', 'ten'),
         ):
+            if wanted is not None and (name, key) not in wanted:
+                continue
             summary = result[key]
             low, high = (100 * bound for bound in summary['accuracy_interval'])
             cells = [
-                f'[{path.parent.relative_to(ROOT / "results")}]({path.parent.relative_to(ROOT)})',
+                link(name, path, page),
                 result['split_titles'][split],
                 views,
                 f'{100 * summary["accuracy"]:.2f} ({low:.2f} to {high:.2f})',
@@ -57,12 +72,12 @@ def rows() -> list[str]:
     return lines
 
 
-def speed_rows() -> list[str]:
+def speed_rows(page: pathlib.Path) -> list[str]:
     """A line of the table for each comparison of each recorded benchmark."""
     lines = []
 
     def add(name: str, *cells: str) -> None:
-        lines.append(f'| [{name}](results/speed/{name}) | {" | ".join(cells)} |')
+        lines.append(f'| {link(name, RESULTS / "speed" / name / "measurement.json", page)} | {" | ".join(cells)} |')
 
     def compare(name: str, what: str, found: dict[str, Any], own: str, unit: str = 'images/s') -> None:
         medians = {contender: statistics.median(rates) for contender, rates in found['images_per_second'].items()}
@@ -70,7 +85,7 @@ def speed_rows() -> list[str]:
             spread = '{median:.2f} ({low:.2f} to {high:.2f})'.format(**times)
             add(name, what, f'{medians[own]:.0f} {unit}', f'{contender}: {medians[contender]:.0f} {unit}', spread)
 
-    measured = {path.parent.name: read_json(path) for path in sorted((ROOT / 'results/speed').glob('*/measurement.json'))}
+    measured = {path.parent.name: read_json(path) for path in sorted((RESULTS / 'speed').glob('*/measurement.json'))}
     if found := measured.get('train_throughput'):
         compare('train_throughput', f'training step, batch {found["batch_size"]}, {found["dtype"]}', found, 'fer_jax')
     for batch, found in measured.get('inference', {}).get('batches', {}).items():
@@ -111,12 +126,12 @@ def speed_rows() -> list[str]:
     return lines
 
 
-def fault_rows() -> list[str]:
+def fault_rows(page: pathlib.Path) -> list[str]:
     """A line of the table for each recorded campaign of faults."""
     lines = []
-    for path in sorted((ROOT / 'results/faults').glob('*.json')):
+    for path in sorted((RESULTS / 'faults').glob('*.json')):
         found = read_json(path)
-        name = f'[{found["campaign"]}](results/faults/{path.name})'
+        name = link(found['campaign'], path, page)
         lines.append(f'| {name} | {found["what"].rstrip(".")} | {found["tried"]:,} | {len(found["wrong"])} | {found["seconds"] / 60:.0f} |')
     return lines
 
@@ -148,26 +163,36 @@ def card_lines(name: str) -> list[str]:
     return lines
 
 
-def between(text: str, begin: str, end: str, lines: list[str]) -> str:
-    """`text` with `lines` in place of what stands between the marks."""
+def between(text: str, name: str, lines: list[str]) -> str:
+    """`text` with `lines` in place of what stands between the marks of that name."""
+    begin, end = f'<!-- {name}: written by benchmarks/results_table.py -->', f'<!-- end of {name} -->'
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
     table = '\n'.join(lines)
     return f'{before}{begin}\n\n{table}\n\n{end}{after}'
 
 
-def with_table(readme: str) -> str:
-    """README.md with the tables between their marks made anew."""
-    readme = between(readme, BEGIN, END, [HEADER, '|---|---|---|---|---:|---:|---:|---|---:|', *rows()])
-    readme = between(readme, FAULTS_BEGIN, FAULTS_END, [FAULTS_HEADER, '|---|---|---:|---:|---:|', *fault_rows()])
-    return between(readme, SPEED_BEGIN, SPEED_END, [SPEED_HEADER, '|---|---|---:|---:|---|', *speed_rows()])
+# Page → the parts of it that are written here, by the name of their marks.
+PAGES: dict[str, dict[str, Callable[[pathlib.Path], list[str]]]] = {
+    'README.md': {'results': lambda page: HEADER + rows(page, HEADLINES)},
+    'docs/results.md': {
+        'results': lambda page: HEADER + rows(page),
+        'speed': lambda page: SPEED_HEADER + speed_rows(page),
+    },
+    'docs/faults.md': {'faults': lambda page: FAULTS_HEADER + fault_rows(page)},
+    'fer_jax/weights/README.md': {'weights': lambda page: card_lines(SHIPPED)},
+}
 
 
-def with_card(readme: str) -> str:
-    """fer_jax/weights/README.md with what was measured made anew."""
-    return between(readme, WEIGHTS_BEGIN, WEIGHTS_END, card_lines(SHIPPED))
+def renewed(name: str) -> str:
+    """The text of a page with its tables made anew."""
+    page = ROOT / name
+    text = page.read_text('utf-8')
+    for part, make in PAGES[name].items():
+        text = between(text, part, make(page))
+    return text
 
 
 if __name__ == '__main__':
-    for file, renewed in ((ROOT / 'README.md', with_table), (FOLDER / 'README.md', with_card)):
-        write_atomic(file, renewed(file.read_text()))
+    for name in PAGES:
+        write_atomic(ROOT / name, renewed(name))

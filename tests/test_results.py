@@ -1,4 +1,4 @@
-"""README says what the records say, and each record says how it came about."""
+"""README and docs/ say what the records say, and each record says how it came about."""
 
 import json
 import pathlib
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks.results_table import ROOT, with_card, with_table
+from benchmarks.results_table import HEADLINES, PAGES, ROOT, renewed
 from fer_jax.core.fields import SHIPPED
 from fer_jax.runs.weights import FOLDER, find_weights, load_weights
 from tests.tiny import run
@@ -15,14 +15,21 @@ from tests.tiny import run
 RECORDS = sorted((ROOT / 'results').glob('*/*/result.json'))
 
 
-def test_readme_agrees_with_the_records() -> None:
-    readme = (ROOT / 'README.md').read_text()
-    assert with_table(readme) == readme, 'run python -m benchmarks.results_table'
+@pytest.mark.parametrize('name', PAGES)
+def test_the_pages_agree_with_the_records(name: str) -> None:
+    text = (ROOT / name).read_text('utf-8')
+    assert renewed(name) == text, 'run python -m benchmarks.results_table'
+
+
+def test_readme_is_a_page_with_a_line_for_each_headline() -> None:
+    lines = (ROOT / 'README.md').read_text('utf-8').splitlines()
+    assert len(lines) <= 150
+    table = lines[lines.index('<!-- results: written by benchmarks/results_table.py -->') : lines.index('<!-- end of results -->')]
+    assert sum('](results/' in line for line in table) == len(HEADLINES)
 
 
 def test_the_model_card_agrees_with_the_weights() -> None:
     card = (FOLDER / 'README.md').read_text()
-    assert with_card(card) == card, 'run python -m benchmarks.results_table'
     weights = load_weights(find_weights(SHIPPED))
     assert sum(array.size for path, array in weights.variables.items() if path.startswith('params/')) == 1_906_382
     assert find_weights(SHIPPED).stat().st_size < 8e6

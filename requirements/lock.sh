@@ -20,7 +20,7 @@ compile() { # compile OUTPUT [options]: the pins and hashes for Python 3.11 and 
 compile requirements.txt "$@"
 # The others hold only what they add, and pip gets them together with requirements.txt.
 shared=$(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements.txt | sort -u)
-for extra in cuda12 cuda13 tpu fuzz; do
+for extra in cuda12 cuda13 tpu docs fuzz; do
     # shellcheck disable=SC2086 # options and names, none with a blank
     compile "requirements/$extra.txt" --extra "$extra" --constraint requirements.txt $shared "$@"
 done

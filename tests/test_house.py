@@ -3,7 +3,6 @@
 import ast
 import builtins
 import dis
-import importlib.util
 import os
 import pathlib
 import re
@@ -22,7 +21,7 @@ from packaging.utils import canonicalize_name
 ROOT = pathlib.Path(__file__).parent.parent
 SHELL = ('launch/*.sh', 'launch/*.sbatch', 'requirements/*.sh')
 SCRIPTS = [ROOT / '.ci/run', *(path for kind in SHELL for path in sorted(ROOT.glob(kind)))]
-SOURCES = [path for folder in ('fer_jax', 'configs', 'benchmarks', 'launch', 'tests') for path in sorted((ROOT / folder).rglob('*.py'))]
+SOURCES = [path for folder in ('fer_jax', 'configs', 'benchmarks', 'docs', 'launch', 'tests') for path in sorted((ROOT / folder).rglob('*.py'))]
 LOCKS = [ROOT / 'requirements.txt', *sorted((ROOT / 'requirements').glob('*.txt'))]
 # A list of fields with a comment each, no logic.
 LISTINGS = ('default_config',)
@@ -64,17 +63,6 @@ def test_every_name_that_code_reads_is_there(path):
     assert not unknown
 
 
-def test_the_api_reference_is_of_this_code():
-    spec = importlib.util.spec_from_file_location('make_api', ROOT / 'docs' / 'make_api.py')
-    make_api = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make_api)
-    assert (ROOT / 'docs' / 'api.md').read_text('utf-8') == make_api.reference(), 'run `python docs/make_api.py`'
-    function = 'def f(a: int, *, b=1) -> str:\n    """Does it.\n\n    Args:\n      a: of it,\n        all.\n    """\n'
-    function, class_ = make_api.public(ast.parse(function + 'class C(D):\n    """Is."""\n    x: int = 0\n'))
-    assert make_api.entry(function) == '#### f\n\n```python\nf(a: int, *, b=1) -> str\n```\n\nDoes it.\n\n*Args*\n\n- `a`: of it,\nall.'
-    assert make_api.entry(class_) == '#### C\n\n```python\nclass C(D)\n    x: int = 0\n```\n\nIs.'
-
-
 @pytest.mark.parametrize('path', SCRIPTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_shell_scripts(path):
     subprocess.run(['bash', '-n', path], check=True, timeout=60)
@@ -111,7 +99,7 @@ def test_requirements_are_pinned_with_hashes(path):
 
 
 @pytest.mark.parametrize('python', PYTHONS)
-@pytest.mark.parametrize('extra', [None, 'cuda12', 'cuda13', 'tpu', 'dev'])
+@pytest.mark.parametrize('extra', [None, 'cuda12', 'cuda13', 'tpu', 'docs', 'dev'])
 def test_the_locks_are_of_what_pyproject_asks_for(python, extra):
     with open(ROOT / 'pyproject.toml', 'rb') as stream:
         project = tomllib.load(stream)['project']

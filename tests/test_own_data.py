@@ -1,4 +1,4 @@
-"""A user's own folder of classes, from its pictures to predictions: README's three commands, word for word."""
+"""A user's own folder of classes, from its pictures to predictions: docs/own_data.md's three commands, word for word."""
 
 import csv
 import json
@@ -18,9 +18,8 @@ CLASSES = {'grinning': ('happy', 120), 'startled': ('surprise', 60), 'cross': ('
 
 
 def commands() -> list[list[str]]:
-    """The arguments of each command of README's section, without `python -m fer_jax`."""
-    section = (ROOT / 'README.md').read_text().partition('### Your own pictures')[2].partition('\n### ')[0]
-    block = re.search(r'```sh\n(.*?)```', section, re.DOTALL)[1]
+    """The arguments of each command of the page, without `python -m fer_jax`."""
+    block = re.search(r'```sh\n(.*?)```', (ROOT / 'docs' / 'own_data.md').read_text('utf-8'), re.DOTALL)[1]
     lines = [shlex.split(line, comments=True) for line in block.splitlines()]
     assert all(line[:3] == ['python', '-m', 'fer_jax'] for line in lines)
     return [line[3:] for line in lines]

@@ -1,14 +1,63 @@
-"""docs/: the site builds without a warning, and what is written from the code is whole."""
+"""docs/ and CONTRIBUTING.md: the site builds without a warning, says every field, and the diffs that are shown apply."""
 
 import importlib.util
+import os
 import pathlib
 import re
 import subprocess
 import sys
-import venv
 
 import pytest
-from ml_collections.config_dict import ConfigDict
+from ml_collections import ConfigDict
 
 from fer_jax.core.fields import default_config
 from tests.tiny import ROOT
+
+DIFFS = re.findall(r'^```diff\n(.*?)^```', (ROOT / 'CONTRIBUTING.md').read_text('utf-8'), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope='module')
+def build():
+    """docs/build.py."""
+    spec = importlib.util.spec_from_file_location('docs_build', ROOT / 'docs' / 'build.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def leaves(config: ConfigDict, before: str = '') -> list[str]:
+    """The dotted names of the fields."""
+    found = []
+    for name, value in config.items():
+        found += leaves(value, f'{before}{name}.') if isinstance(value, ConfigDict) else [before + name]
+    return found
+
+
+def test_the_reference_of_the_configuration_has_every_field_with_what_it_means(build) -> None:
+    rows = dict(re.findall(r'^\| `([\w.]+)` \| (.*) \|$', build.configuration_table().partition('## Short names')[0], re.MULTILINE))
+    assert sorted(rows) == sorted(leaves(default_config()))
+    assert rows['data.dedup'] == '`false` | leave out Training images whose pixels also stand in a test split | `true`, `false`'
+    assert rows['augment.mixup'].startswith('`0.0` | α of the Beta(α, α)') and rows['augment.mixup'].endswith('| 0 to 100')
+    assert rows['network.strides'].startswith('`1,2,2,2,2,2` | ')
+
+
+@pytest.mark.parametrize('diff', DIFFS, ids=lambda diff: re.search(r'^\+\+\+ b/(.*)', diff, re.MULTILINE)[1])
+def test_what_contributing_adds_fits_the_code_and_is_in_two_files(diff: str) -> None:
+    assert len(re.findall(r'^\+\+\+ ', diff, re.MULTILINE)) <= 2
+    checked = subprocess.run(['git', 'apply', '--check', '-'], cwd=ROOT, input=diff, capture_output=True, text=True, timeout=60)
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_contributing_shows_four_diffs() -> None:
+    assert len(DIFFS) == 4
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path: pathlib.Path) -> None:
+    command = [sys.executable, '-W', 'ignore', str(ROOT / 'docs' / 'build.py'), str(tmp_path / 'site')]
+    environment = os.environ | {'JAX_PLATFORMS': 'cpu'}
+    built = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert built.returncode == 0, built.stderr
+    page = (tmp_path / 'site' / 'api' / 'inference.html').read_text('utf-8')
+    assert 'id="fer_jax.inference.classifier.predict"' in page
+    assert 'data.validation_fraction' in (tmp_path / 'site' / 'configuration.html').read_text('utf-8')

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 def docstring(app: Sphinx, what: str, name: str, obj: object, options: dict, lines: list[str]) -> None:
     """Warns, which ends the build, of a public name that says nothing; and takes what is plain text for plain text."""
-    own = (getattr(obj, '__module__', None) or name).startswith('fer_jax')  # a module is asked for what it imports, too
+    own = name.startswith(getattr(obj, '__module__', None) or 'fer_jax')  # a module is asked for what it imports, too
     if own and not any(lines) and what in ('module', 'class', 'exception', 'function', 'method', 'property'):
         log.warning('%s has no docstring', name)
     lines[:] = MARKUP.sub(plain, '\n'.join(lines)).split('\n')

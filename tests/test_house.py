@@ -21,9 +21,8 @@ from packaging.utils import canonicalize_name
 ROOT = pathlib.Path(__file__).parent.parent
 SHELL = ('launch/*.sh', 'launch/*.sbatch', 'requirements/*.sh')
 SCRIPTS = [ROOT / '.ci/run', *(path for kind in SHELL for path in sorted(ROOT.glob(kind)))]
-SOURCES = [
-    path for folder in ('fer_jax', 'configs', 'benchmarks', 'docs', 'launch', 'tests') for path in sorted((ROOT / folder).rglob('*.py'))
-]
+FOLDERS = ('fer_jax', 'configs', 'benchmarks', 'docs', 'launch', 'tests')
+SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob('*.py'))]
 LOCKS = [ROOT / 'requirements.txt', *sorted((ROOT / 'requirements').glob('*.txt'))]
 # A list of fields with a comment each, no logic.
 LISTINGS = ('default_config',)

@@ -47,7 +47,8 @@ def rows(page: pathlib.Path, wanted: Container[tuple[str, str]] | None = None) -
             continue
         name = path.parent.relative_to(RESULTS).as_posix()
         device = result['environment']['device']
-        trained_on = f'{device["count"]} × {device["kind"]}' + (f' ({result["environment"]["cpu"]})' if device['platform'] == 'cpu' else '')
+        cpu = result['environment']['cpu'].replace('(R)', '').removesuffix(' Processor')
+        trained_on = f'{device["count"]} × {device["kind"]}' + (f' ({cpu})' if device['platform'] == 'cpu' else '')
         for key, split, views in (
             ('validation_centre', 'validation', 'centre'),
             ('test_centre', 'test', 'centre'),

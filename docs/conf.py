@@ -14,7 +14,7 @@ extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
 
 html_theme = 'furo'
 html_title = f'fer_jax {release}'
-html_show_sourcelink = html_copy_source = False
+html_show_copyright = html_show_sourcelink = html_copy_source = False
 html_static_path = ['style']
 html_css_files = ['wide.css']
 

@@ -62,10 +62,12 @@ class Graph:
         self.nodes: list[Node] = []
 
     def add(self, kind: str, inputs: Sequence[int], shape: Sequence[int], **fields: object) -> int:
+        """Adds a node; returns its number."""
         self.nodes.append(Node(kind, tuple(inputs), tuple(shape), **fields))
         return len(self.nodes) - 1
 
     def shape(self, x: int) -> tuple[int, ...]:
+        """The shape of what node `x` gives, without the batch."""
         return self.nodes[x].shape
 
     def conv(
@@ -91,13 +93,16 @@ class Graph:
         return self.add(kind, [x], shape, activation=activation, kernel=kernel, bias=bias, stride=stride)
 
     def affine(self, x: int, norm: Norm, activation: str | None) -> int:
+        """`x` times a factor and a shift for each channel, those of padding zero."""
         factor, shift = (np.pad(part, (0, self.shape(x)[-1] - len(part))).astype(np.float32) for part in norm)
         return self.add('affine', [x], self.shape(x), activation=activation, kernel=factor, bias=shift)
 
     def sum(self, x: int, y: int, activation: str | None = None) -> int:
+        """The sum of two nodes."""
         return self.add('add', [x, y], self.shape(x), activation=activation)
 
     def dense(self, x: int, kernel: Weight, bias: Weight | None = None, activation: str | None = None) -> int:
+        """A linear layer."""
         bias = np.zeros(kernel.shape[1]) if bias is None else bias
         kernel, bias = kernel.astype(np.float32), bias.astype(np.float32)
         return self.add('dense', [x], kernel.shape[1:], activation=activation, kernel=kernel, bias=bias)
@@ -121,9 +126,11 @@ class Folder:
         self.activation, self.attention = config.activation, ATTENTIONS[config.attention]
 
     def weight(self, path: str) -> Weight:
+        """A parameter in float64."""
         return self.variables[f'params/{path}'].astype(np.float64)
 
     def norm(self, path: str, part: slice = slice(None)) -> Norm:
+        """What a batch norm multiplies with and adds, of part of its channels."""
         mean, variance = (self.variables[f'batch_stats/{path}/{name}'].astype(np.float64) for name in ('mean', 'var'))
         factor = self.weight(f'{path}/scale') / np.sqrt(variance + EPSILON)
         return factor[part], (self.weight(f'{path}/bias') - mean * factor)[part]
@@ -225,14 +232,17 @@ class Folder:
         return kernel, self.norm(f'{name}/reduce_bn')
 
     def aligned(self, width: int) -> int:
+        """The width, rounded up to what the runtime is fast with."""
         return -(-width // self.align) * self.align
 
     def half(self, x: int, half: int, start: int) -> int:
+        """`half` channels of `x` from `start` on, padded where the runtime wants that."""
         if half < self.aligned(half):
             return self.graph.select(x, half, start, self.aligned(half), 0)
         return self.graph.add('channels', [x], (*self.graph.shape(x)[:2], half), start=start)
 
     def halved(self, x: int) -> int:
+        """Every second place of `x`."""
         height, width, channels = self.graph.shape(x)
         return self.graph.add('halve', [x], (-(-height // 2), -(-width // 2), channels))
 
@@ -269,6 +279,7 @@ class Folder:
         return x
 
     def spatial_attention(self, x: int, name: str) -> int:
+        """`x` weighed place by place, as by attention.SpatialAttention."""
         height, width, _ = self.graph.shape(x)
         pooled = [self.graph.add(kind, [x], (height, width, 1)) for kind in ('channel_mean', 'channel_max')]
         stacked = self.graph.add('concat', pooled, (height, width, 2))
@@ -283,15 +294,18 @@ class Folder:
         return self.weigh(x, self.graph.dense(hidden, self.weight(f'{name}/excite/kernel'), activation='sigmoid'))
 
     def squeeze_excitation(self, pooled: int, name: str) -> int:
+        """The channels' weights, as of attention.SqueezeExcitation."""
         for layer, activation in (('squeeze', 'relu'), ('excite', 'sigmoid')):
             path = f'{name}/{layer}'
             pooled = self.graph.dense(pooled, self.weight(f'{path}/kernel'), self.weight(f'{path}/bias'), activation)
         return pooled
 
     def pooled(self, x: int, kind: str) -> int:
+        """The mean or the maximum of each channel over the places."""
         return self.graph.add(kind, [x], self.graph.shape(x)[-1:])
 
     def weigh(self, x: int, gate: int) -> int:
+        """`x` times the weights `gate`."""
         return self.graph.add('multiply', [x, gate], self.graph.shape(x))
 
     def banded(self, path: str, channels: int) -> Float[np.ndarray, 'channels channels']:

@@ -51,6 +51,7 @@ class Writer:
         return len(self.tensors) - 1
 
     def constant(self, array: np.ndarray, name: str) -> int:
+        """The tensor of an array, which is written once."""
         key = (array.dtype.name, array.shape, array.tobytes())
         if key not in self.known:
             self.buffers.append(table('Buffer', data=np.frombuffer(key[2], np.uint8)))
@@ -58,6 +59,7 @@ class Writer:
         return self.known[key]
 
     def whole(self, *numbers: int) -> int:
+        """The tensor of some whole numbers."""
         return self.constant(np.array(numbers, np.int32), 'numbers')
 
     def emit(
@@ -133,6 +135,7 @@ class Writer:
         return self.emit('STRIDED_SLICE', [x, *numbers], shape, name, 'StridedSliceOptions', kind, beginMask=whole, endMask=whole)
 
     def pixels(self, faces: int, node: Node) -> int:
+        """The crop of the faces as float32, centred at zero."""
         shape = node.shape[:2]
         bounds = [(0, node.start, node.start), (0, *(node.start + side for side in shape)), (1, 1, 1)]
         crop = self.slice(faces, bounds, shape, 'crop', 0b001, 'uint8')

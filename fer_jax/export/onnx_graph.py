@@ -32,9 +32,11 @@ class Writer:
         self.known: dict[tuple, str] = {}  # what a constant holds → its name
 
     def name(self, number: int) -> str:
+        """The name of what a node gives."""
         return self.names.get(number, f't{number}')
 
     def constant(self, array: np.ndarray, name: str) -> str:
+        """The name of an array, which is written once."""
         key = (array.dtype.name, array.shape, array.tobytes())
         if key not in self.known:
             self.known[key] = name
@@ -42,6 +44,7 @@ class Writer:
         return self.known[key]
 
     def emit(self, kind: str, inputs: Sequence[str], output: str, **attributes: object) -> str:
+        """Writes a node; returns the name of what it gives."""
         self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
         return output
 
@@ -104,6 +107,7 @@ class Writer:
                 self.emit('Softmax', inputs, out)
 
     def pixels(self, faces: str, node: Node, out: str) -> None:
+        """The crop of the faces as float32, centred at zero, with a dimension for the channel."""
         bounds = (('from', [node.start] * 2), ('to', [node.start + side for side in node.shape[:2]]), ('axes', [1, 2]))
         crop = self.emit('Slice', [faces, *(self.constant(np.array(value), f'crop_{what}') for what, value in bounds)], 'crop')
         grey = self.emit('Cast', [crop], 'grey', to=TensorProto.FLOAT)
@@ -111,6 +115,7 @@ class Writer:
         self.emit('Unsqueeze', [centred, self.constant(np.array([1]), 'channels')], out)
 
     def conv(self, x: str, node: Node, out: str) -> str:
+        """Writes a convolution."""
         kernel = self.constant(node.kernel.transpose(3, 2, 0, 1), f'{out}_kernel')
         size = node.kernel.shape[0]
         group = node.shape[-1] if node.kind == 'depthwise' else 1
@@ -119,6 +124,7 @@ class Writer:
         return self.emit('Conv', [x, kernel, *bias], out, **options)
 
     def matmul(self, x: str, node: Node, out: str) -> str:
+        """Writes a linear layer."""
         kernel = node.kernel
         if node.kind == 'project':
             x = self.emit('Flatten', [x], f'{out}_flat')

@@ -63,6 +63,7 @@ def annotate(photo: Photo, faces: Sequence[Face], cropped: bool, factor: float =
 
 
 def line_height(side: int) -> int:
+    """The height of a line of text, in pixels, for a face of that side."""
     return int(np.clip(side // ROWS_A_FACE, *TEXT))
 
 
@@ -96,6 +97,7 @@ def place(box: Box, width: int, height: int, size: tuple[int, int], taken: Seque
 
 
 def overlap(one: Box, other: Box) -> bool:
+    """Whether two boxes have a pixel in common."""
     return (
         one.left < other.left + other.width
         and other.left < one.left + one.width

@@ -89,6 +89,7 @@ def load(checkpoint: str | os.PathLike = SHIPPED, views: str = 'centre') -> Clas
 
 @functools.lru_cache(maxsize=2)
 def loaded(checkpoint: str) -> Classifier:
+    """What `load` gives, kept for the next call."""
     return load(checkpoint)
 
 

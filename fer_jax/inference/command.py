@@ -89,6 +89,7 @@ def predict_sources(
 
 
 def tell(error: InputError, problems: list[str]) -> None:
+    """Prints an error and keeps it for the command's end."""
     problems.append(str(error))
     print(f'error: {error}', file=sys.stderr, flush=True)
 
@@ -167,6 +168,7 @@ def open_records(outputs: Outputs, classifier: Classifier, problems: list[str]) 
 
 @contextlib.contextmanager
 def json_writer(put: Callable[[str], object], classifier: Classifier, problems: list[str]) -> Iterator[Record]:
+    """Writes the faces as JSON, one at a time."""
     about = {'checkpoint': classifier.name, 'sha256': classifier.sha256, 'views': classifier.views, 'classes': classifier.class_names}
     put(json.dumps(about)[:-1] + ', "faces": [')
     separators = iter(['\n'])
@@ -182,6 +184,8 @@ def json_writer(put: Callable[[str], object], classifier: Classifier, problems: 
 
 @contextlib.contextmanager
 def csv_writer(put: Callable[[str], object], classifier: Classifier, problems: list[str]) -> Iterator[Record]:
+    """Writes the faces as CSV, a row each."""
+
     def line(values: Sequence[object]) -> None:
         text = io.StringIO()
         csv.writer(text, lineterminator='\n').writerow(values)

@@ -138,10 +138,12 @@ async def body(request: Request) -> bytes:
 
 
 def refusal(request: Request, error: HTTPException) -> Response:
+    """The answer to a request that is refused."""
     return JSONResponse({'error': error.detail}, error.status_code, error.headers)
 
 
 def unusable(request: Request, error: InputError) -> Response:
+    """The answer to a picture that cannot be read."""
     return JSONResponse({'error': readable(str(error))}, 415)
 
 

@@ -41,6 +41,7 @@ class Video:
 
     @property
     def name(self) -> str:
+        """What it is called in messages."""
         return f'camera {self.source}' if is_camera(self.source) else printable(self.source)
 
 
@@ -144,6 +145,7 @@ def rows(name: str, faces: Sequence[Face], width: int, label_width: int) -> list
 
 
 def progress(video: Video, faces: Sequence[Face], now: float) -> str:
+    """The line that is shown while a video is read."""
     of = f' of {video.footage.frames:,}' if video.footage.frames else ''
     seconds = now - video.begin  # since its first frames, which came together
     rate = f', {video.frames / seconds:.1f} frames/s' if seconds > SETTLED else ''

@@ -42,12 +42,14 @@ class Model(NamedTuple):
     class_names: tuple[str, ...]
 
     def label(self, name: str) -> int:
+        """The class's number, by its name."""
         if name not in self.class_names:
             raise unknown('label', name, self.class_names)
         return self.class_names.index(name)
 
 
 def make_model(weights: Weights) -> Model:
+    """The network of the weights, with them."""
     processes.keep_compiled_programs()
     return Model(weights.name, make_any(weights.config.network, len(weights.class_names)), nested(weights.variables), weights.class_names)
 
@@ -257,6 +259,7 @@ def distinct(names: Sequence[str]) -> list[str]:
 
 
 def make_folder(out: pathlib.Path) -> None:
+    """Makes the folder of the pictures, or says why it cannot."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

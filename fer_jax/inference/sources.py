@@ -90,6 +90,7 @@ def shots(source: str, detect: Detector | None, started: Callable[[Footage], Non
 
 
 def readable(reason: str) -> str:
+    """Why a picture cannot be read, with what can."""
     return f'not an image ({", ".join(FORMATS)} are read)' if reason == 'not an image' else printable(reason)
 
 

@@ -29,6 +29,7 @@ def maximum(x: Float[Array, '...'], axis: int) -> Float[Array, '...']:
 
 
 def maximum_backward(axis: int, x: Array, gradient: Array) -> tuple[Array]:
+    """The gradient of `maximum`, to the first place that has it."""
     place = jnp.expand_dims(jax.lax.argmax(x, axis, jnp.int32), axis)
     here = jax.lax.broadcasted_iota(jnp.int32, x.shape, axis) == place
     return (jnp.where(here, jnp.expand_dims(gradient, axis), 0),)

@@ -18,6 +18,7 @@ Channels = Float[Array, ' channels']
 
 
 def identity(x: Array) -> Array:
+    """No activation."""
     return x
 
 
@@ -69,6 +70,7 @@ def normalise_batch(
 
 
 def normalise_forward(x: Images, scale: Channels, bias: Channels, activation: Activation, axis: str | None) -> tuple[tuple, tuple]:
+    """What batch norm gives with its statistics, and what its gradient needs."""
     wide = x.astype(jnp.float32)
     moments = jnp.stack([wide.mean((0, 1, 2)), (wide * wide).mean((0, 1, 2))])
     mean, square = moments if axis is None else jax.lax.pmean(moments, axis)

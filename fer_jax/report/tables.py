@@ -54,6 +54,7 @@ class Row(NamedTuple):
 
     @property
     def protocol(self) -> dict[str, Any]:
+        """How its runs were trained and scored: the same for all of them."""
         return self.units[0].summary['protocol']
 
     @property
@@ -68,6 +69,7 @@ class Row(NamedTuple):
 
     @property
     def mean(self) -> float:
+        """The mean accuracy over seeds."""
         return float(np.mean(self.accuracies))
 
     @property

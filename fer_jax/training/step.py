@@ -220,6 +220,7 @@ def compile_sharded(chunk: TrainChunk, mesh: Mesh, spec: P, data_spec: P = WHOLE
 
 
 def on_cpu(mesh: Mesh) -> bool:
+    """Whether the mesh is of CPU devices."""
     return mesh.devices.flat[0].platform == 'cpu'
 
 

@@ -38,7 +38,8 @@ def test_the_reference_of_the_configuration_has_every_field_with_what_it_means(b
     assert sorted(rows) == sorted(leaves(default_config()))
     meanings = [row.split(' | ')[1] for row in rows.values()]
     assert all(len(meaning) > 5 for meaning in meanings)
-    assert rows['data.dedup'].startswith('`false` | leave out ') and rows['data.dedup'].endswith(' | `true`, `false`')
+    assert rows['data.dedup'].startswith('`none` | leave out ') and rows['data.dedup'].endswith(' | `none`, `exact`, `near`')
+    assert rows['augment.flip'].startswith('`true` | mirror ') and rows['augment.flip'].endswith(' | `true`, `false`')
     assert rows['augment.mixup'].startswith('`0.0` | ') and rows['augment.mixup'].endswith(' | 0 to 100')
     assert rows['network.strides'].startswith('`1,2,2,2,2,2` | ')
 

@@ -1,18 +1,24 @@
-"""docs/ and CONTRIBUTING.md: the site builds without a warning, says every field, and the diffs that are shown apply."""
+"""What a reader meets: the site builds without a warning and says every field, commands are commands, and diffs apply."""
 
 import importlib.util
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
 import pytest
 from ml_collections import ConfigDict
 
+from fer_jax.__main__ import parse
+from fer_jax.core.config import find_config
 from fer_jax.core.fields import default_config
 from tests.tiny import ROOT
 
+PAGES = ['README.md', 'CONTRIBUTING.md', *(f'docs/{path.name}' for path in sorted((ROOT / 'docs').glob('*.md')))]
+COMMAND = re.compile(r'(?:python -m fer_jax|fer-jax) +([a-z][^\n`|]*)')
+OWN = 'rates.py'  # the configuration that a page tells its reader to write
 DIFFS = re.findall(r'^```diff\n(.*?)^```', (ROOT / 'CONTRIBUTING.md').read_text('utf-8'), re.MULTILINE | re.DOTALL)
 
 
@@ -42,6 +48,15 @@ def test_the_reference_of_the_configuration_has_every_field_with_what_it_means(b
     assert rows['augment.flip'].startswith('`true` | mirror ') and rows['augment.flip'].endswith(' | `true`, `false`')
     assert rows['augment.mixup'].startswith('`0.0` | ') and rows['augment.mixup'].endswith(' | 0 to 100')
     assert rows['network.strides'].startswith('`1,2,2,2,2,2` | ')
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_the_commands_of_a_page_are_commands(page: str) -> None:
+    for text in COMMAND.findall((ROOT / page).read_text('utf-8')):
+        if '…' not in text:  # which leaves something out
+            options = parse(shlex.split(text, comments=True))
+            config = getattr(options, 'config', None)
+            assert config in (None, OWN) or find_config(config.partition(':')[0]).is_file()
 
 
 @pytest.mark.parametrize('diff', DIFFS, ids=lambda diff: re.search(r'^\+\+\+ b/(.*)', diff, re.MULTILINE)[1])

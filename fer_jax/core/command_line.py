@@ -15,6 +15,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
     def error(self, message: str) -> None:
+        """Raises argparse's message as an InputError, with where the arguments are listed."""
         raise InputError(f'{message} ({self.prog} --help lists what there is)')
 
 

@@ -167,8 +167,10 @@ def check_config(config: ConfigDict) -> None:
         if known[field] not in choices:
             raise unknown(f'value of {field}', known[field], choices)
     for field, (low, high) in BOUNDS.items():
-        if known[field] is not None and not low <= known[field] <= high:
-            raise InputError(f'config field {field}={known[field]}: must lie between {low} and {high}')
+        numbers = known[field] if isinstance(known[field], tuple) else (known[field],)
+        if any(number is not None and not low <= number <= high for number in numbers):
+            each = 'each ' if len(numbers) > 1 else ''
+            raise InputError(f'config field {field}={known[field]}: {each}must lie between {low} and {high}')
     check_network(config.network)
     if config.augment.mixup and config.augment.cutmix:
         raise InputError('augment.mixup and augment.cutmix are both on: one of them must be 0')
@@ -186,17 +188,13 @@ def check_network(network: ConfigDict) -> None:
         raise InputError(f'network.blocks has {len(network.blocks)} widths and network.strides {len(network.strides)}: one a block in each')
     if len(network.blocks) > MOST_BLOCKS:
         raise InputError(f'network.blocks has {len(network.blocks)} widths: at most {MOST_BLOCKS}')
-    if any(stride not in (1, 2) for stride in network.strides):
-        raise InputError(f'network.strides={tuple(network.strides)}: each must be 1 or 2')
     inputs = (network.stem, *network.blocks[:-1])
     for number, width in enumerate(inputs, start=1):
-        if width < 2 or width % 2:
+        if width % 2:
             raise InputError(f'block {number} gets {width} channels, which do not split into two halves; an even number would')
         groups = network.shuffle_groups
-        if groups is not None and (groups < 1 or width % groups):
+        if groups is not None and width % groups:
             raise InputError(f'network.shuffle_groups={groups} does not divide the {width} channels of block {number}')
-    if network.blocks[-1] < 1:
-        raise InputError(f'network.blocks ends in {network.blocks[-1]}: at least 1 channel')
     if network.zero_last_gamma and not network.residual:
         raise InputError('network.zero_last_gamma=true without network.residual=true: the paths would stay silent')
     if network.stochastic_depth and not network.shortcut:

@@ -21,7 +21,7 @@ CHOICES = {
     'optimizer.schedule': ('cosine', 'onecycle'),
     'train.on_failed_save': ('stop', 'go_on'),
 }
-# Fields that hold a number between two bounds, both allowed.
+# Fields that hold a number, or several, between two bounds, both allowed.
 BOUNDS = {
     'seed': (0, 2**32 - 1),
     'epochs': (1e-6, 1e6),
@@ -46,7 +46,10 @@ BOUNDS = {
     'augment.early_share': (0, 0.99),
     'network.fusion_scale': (1e-6, 100),
     'network.stochastic_depth': (0, 0.99),
+    'network.shuffle_groups': (1, 4096),
     'network.stem': (2, 4096),
+    'network.blocks': (1, 4096),
+    'network.strides': (1, 2),
     'network.batch_norm_momentum': (0, 1),
     'optimizer.learning_rate': (0, 100),
     'optimizer.warmup_epochs': (0, 1e6),
@@ -109,95 +112,95 @@ def optional(kind: type, value: Any = None) -> Any:
 def default_config() -> ConfigDict:
     """The complete, locked configuration: SA + Base(g=4) + CA of the paper on the embedded ToyFaces."""
     c = ConfigDict()
-    c.name = 'toyfaces'  # what results call this experiment
-    c.seed = 0  # of initialisation, order and augmentation
-    c.epochs = 20.0  # passes over the training images; the step count is rounded to whole steps
-    c.batch_size = 128  # images a step, over all devices
-    c.init_from = optional(str)  # folder of a run, or a weights file, whose variables training starts from; None draws them
+    c.name = 'toyfaces'  # what results, tables and the run's folder call this experiment
+    c.seed = 0  # of the initial parameters, the images' order and the augmentation
+    c.epochs = 20.0  # passes over the training images; rounded to whole steps
+    c.batch_size = 128  # images a step, over all devices together
+    c.init_from = optional(str)  # training starts from the variables of this run's folder or weights file; None draws them at random
 
     d = c.data = ConfigDict()
     d.dataset = 'toyfaces'  # toyfaces | fer2013 | ferplus | ckplus | image_folder: a name in fer_jax/data/readers.py
     d.path = optional(str)  # the source file or folder; None for toyfaces
-    d.prepared = 'data'  # folder of the prepared ArrayRecord shards and manifests
-    d.pipeline = 'auto'  # the training images: resident on every device | stream, read ahead of each step | auto: by their size
-    d.votes = optional(str)  # FER+'s fer2013new.csv: with ferplus its labels, with fer2013 its votes become soft targets
-    d.targets = 'crossentropy'  # ferplus only: shares of the votes | distribution: a label drawn by them each time | majority
-    d.teacher = optional(str)  # predictions.csv of a run on these training images, whose probabilities soften the targets
-    d.teacher_share = 0.5  # weight of the teacher's probabilities in the targets
-    d.dedup = 'none'  # leave out training images that stand in validation or test too: none | exact: by every pixel | near: and alike
-    d.class_weights = False  # weigh the loss by n / (classes × n_class)
-    d.skip_bad = False  # go on without files that are no images (counted and named) instead of refusing
-    d.validation_fraction = 0.1  # drawn from train by seed, stratified, where the source has no validation split
-    d.test_fraction = 0.1  # likewise where it has no test split
-    d.split_seed = 0  # of those draws; apart from `seed`, so that seeds share one test set
-    d.by_subject = True  # drawn splits hold a subject's images together, where the source names subjects; false draws by image
-    d.folds = 0  # test is one of so many folds of train, drawn by split_seed; 0 is off: test as the source has it, or drawn
-    d.fold = 0  # which of them, from 0
-    d.toyfaces_images = 8400  # how many faces ToyFaces draws, all splits together
+    d.prepared = 'data'  # folder that the prepared ArrayRecord shards and their manifests are written to and read from
+    d.pipeline = 'auto'  # training images: resident, whole on every device | stream, read ahead of each step | auto, by their size
+    d.votes = optional(str)  # path of FER+'s fer2013new.csv: gives ferplus its labels, and fer2013 soft targets (the shares of the votes)
+    d.targets = 'crossentropy'  # ferplus only: crossentropy, the votes' shares | distribution, drawn by them each time | majority
+    d.teacher = optional(str)  # predictions.csv of a run on the same training images: its probabilities are mixed into the targets
+    d.teacher_share = 0.5  # weight of the teacher's probabilities in the targets; the labels have the rest
+    d.dedup = 'none'  # leave out training images that stand in validation or test too: none | exact, by every pixel | near, and alike
+    d.class_weights = False  # weigh each image's loss by n / (classes × images of its class), so that all classes count alike
+    d.skip_bad = False  # leave out files that are no images (counted and named) instead of refusing the data set
+    d.validation_fraction = 0.1  # share of the training images drawn for validation, by class, where the source has no validation split
+    d.test_fraction = 0.1  # share drawn for the test, likewise, where the source has no test split
+    d.split_seed = 0  # of the two draws above and of folds; apart from `seed`, so that runs of several seeds share one test set
+    d.by_subject = True  # drawn splits keep the images of one person together, where the source names persons; false draws by image
+    d.folds = 0  # cross-validation: the test split is one of so many folds of the training images; 0 is off
+    d.fold = 0  # which of data.folds is the test split, from 0
+    d.toyfaces_images = 8400  # toyfaces only: how many faces are drawn, all splits together
 
     a = c.augment = ConfigDict()  # all on the device, drawn anew for each image and step
-    a.crop = True  # random 40×40 crop of 48×48; the centre otherwise
+    a.crop = True  # a 40×40 crop of the 48×48 image at random; false takes its centre
     a.flip = True  # mirror left-right with probability 1/2
-    a.rotate = 10.0  # degrees, uniform in ±
-    a.scale = 0.1  # relative, uniform in 1 ±
-    a.shift = 0.0  # of the crop's side, uniform in ±, beyond the crop's own
-    a.brightness = 0.1  # added, of full range, uniform in ±
-    a.contrast = 0.1  # relative, uniform in 1 ±, about the image's mean
+    a.rotate = 10.0  # degrees: each image is turned by an angle drawn from ± this
+    a.scale = 0.1  # each image is enlarged or shrunk by a factor drawn from 1 ± this
+    a.shift = 0.0  # each image is moved by up to ± this share of the crop's side, on top of the random crop
+    a.brightness = 0.1  # added to each image: a value drawn from ± this share of the full range
+    a.contrast = 0.1  # each image's distance from its mean is multiplied by a factor drawn from 1 ± this
     a.erase = 0.0  # probability that one rectangle of 2 to 20 % of the area is set to the image's mean
-    a.mixup = 0.0  # α of the Beta(α, α) that a mixing weight is drawn from; 0 is off
-    a.cutmix = 0.0  # likewise, of the area that another image's rectangle takes; not both
-    a.share = 1.0  # of the images that each of rotate, scale, shift, brightness and contrast is drawn for
-    a.early_side = 32  # side of the views, in training and validation, in the first part of the run; as much of the face is seen
-    a.early_share = 0.0  # how large that part is, of the run's steps; 0 is off. Only what comes after it can be the best checkpoint
+    a.mixup = 0.0  # images are mixed in pairs, with a weight drawn from Beta(this, this); 0 is off
+    a.cutmix = 0.0  # a rectangle of another image is put in, of a share of the area drawn likewise; 0 is off; not together with mixup
+    a.share = 1.0  # probability that rotate, scale, shift, brightness and contrast each apply to an image
+    a.early_side = 32  # pixels: side of the views, of as much of the face, in the first part of the run, in training and validation
+    a.early_share = 0.0  # how large that part is, as a share of the steps; 0 is off. Only what comes after it can be the best checkpoint
 
     n = c.network = ConfigDict()
     n.name = 'fernet'  # the paper's | mini_xception | shufflenet_v2 | mobilenet_v2 | resnet18 | vgg13: these heed only dtype, batch_norm*
     n.attention = 'both'  # none | spatial | channel | both (the paper's SA and CA) | se | eca | cbam (in every block)
     n.shuffle_groups = optional(int, 4)  # channel shuffle groups in every block; None is no shuffle
-    n.fusion = 'pointwise'  # a block's last co² weights: pointwise (1×1) or attention (squeeze of ratio 2)
-    n.preactivation = False  # BN and ReLU before each convolution of the two paths instead of after
-    n.residual = True  # identity sums inside the two paths
-    n.zero_last_gamma = False  # start the last BN scale of each residual sum at zero
-    n.shortcut = True  # an identity sum around each block, averaged over its stride, new channels zero; no parameters
-    n.fusion_scale = 1.0  # of the first draw of each block's last 1×1: small ones start a block with a shortcut near the identity
-    n.stochastic_depth = 0.0  # probability that a step goes without the last block's own part, rising to it linearly; needs shortcut
+    n.fusion = 'pointwise'  # how a block joins its two paths: pointwise, a 1×1 convolution | attention, weights from a squeeze of ratio 2
+    n.preactivation = False  # batch norm and activation come before each convolution of a block's paths instead of after it
+    n.residual = True  # identity sums around the convolutions inside a block's paths
+    n.zero_last_gamma = False  # start the scale of the last batch norm of each such sum at zero; needs residual, and no preactivation
+    n.shortcut = True  # an identity sum around each block, averaged over its stride, zero in new channels; has no parameters
+    n.fusion_scale = 1.0  # factor of the first draw of each block's last 1×1; small starts a block with a shortcut near the identity
+    n.stochastic_depth = 0.0  # probability that a step leaves out the last block, rising to it from the first linearly; needs shortcut
     n.activation = 'relu'  # relu | leaky_relu | silu | gelu
-    n.stem = 8  # channels of the first convolution
-    n.blocks = (24, 32, 72, 216, 360, 512)  # output channels of each CSP block
-    n.strides = (1, 2, 2, 2, 2, 2)  # and its stride
+    n.stem = 8  # channels of the first convolution, an even number
+    n.blocks = (24, 32, 72, 216, 360, 512)  # output channels of each block, one number a block
+    n.strides = (1, 2, 2, 2, 2, 2)  # and its stride, 1 or 2
     n.dtype = 'float32'  # of the arithmetic: float32 | bfloat16; parameters and statistics stay float32
-    n.batch_norm = 'global'  # statistics over the global batch | device: over each device's share
-    n.batch_norm_momentum = 0.9  # of the running statistics
+    n.batch_norm = 'global'  # in training statistics are over: global, the whole batch | device, each device's share of it
+    n.batch_norm_momentum = 0.9  # share that the running statistics keep of their old value each step
 
     o = c.optimizer = ConfigDict()
     o.name = 'adamw'  # sgd (Nesterov) | adamw | muon
-    o.learning_rate = 2e-3  # peak, for a batch of 128
+    o.learning_rate = 2e-3  # its peak, for the batch size that is set: it is not scaled by it
     o.schedule = 'cosine'  # cosine (after a linear warm-up) | onecycle
-    o.warmup_epochs = 1.0  # of the cosine schedule
-    o.momentum = 0.9  # of sgd and muon; muon is mostly run at 0.95
-    o.adam_ratio = 0.1  # muon only: learning rate of what Adam updates (vectors, depthwise filters), as a share of the peak
-    o.weight_decay = 0.05  # on kernels only (in muon, those that are matrices); coupled in sgd, decoupled in adamw and muon
-    o.clip = optional(float, 5.0)  # global gradient norm; None is off
-    o.sam = 0.0  # sharpness-aware minimisation: how far uphill its gradient is taken; 0 is off, anything else doubles the work
+    o.warmup_epochs = 1.0  # epochs of linear warm-up, of the cosine schedule only
+    o.momentum = 0.9  # of sgd and muon (muon is mostly run at 0.95)
+    o.adam_ratio = 0.1  # muon only: the learning rate of what Adam updates (vectors, depthwise filters), as a share of learning_rate
+    o.weight_decay = 0.05  # of kernels only (in muon, those that are matrices): coupled in sgd, decoupled in adamw and muon
+    o.clip = optional(float, 5.0)  # largest global norm of the gradient; None is off
+    o.sam = 0.0  # sharpness-aware minimisation: how far uphill the gradient is taken; 0 is off, anything else doubles a step's work
     o.label_smoothing = 0.1  # share of a target's weight that is spread over all classes
-    o.ema = 0.995  # decay per step of the averaged parameters that are evaluated; 0 is off
+    o.ema = 0.995  # decay per step of the averaged parameters, which are what is evaluated and exported; 0 is off
 
     t = c.train = ConfigDict()
     t.steps_per_call = 0  # steps in one compiled call; 0 chooses: 1 on CPU, 50 on GPU and TPU
     t.log_every = 20  # steps between lines of the log
     t.evaluate_every_epochs = 1.0  # epochs between evaluations on the validation split
     t.checkpoint_every_epochs = 1.0  # epochs between checkpoints
-    t.keep_checkpoints = 2  # latest ones kept, besides the best
-    t.on_failed_save = 'stop'  # after a checkpoint or a line of the log that could not be written: stop | go_on, and try again when due
-    t.loss_limit = 100.0  # a training loss above it has exploded, and is treated like one that is not finite
-    t.rollbacks = 0  # how often a run whose loss exploded goes back to its last checkpoint by itself, before it stops
-    t.rollback_factor = 0.5  # what the learning rate is multiplied with each time
-    t.tensorboard = True  # event files beside the JSONL
+    t.keep_checkpoints = 2  # latest checkpoints kept, besides the best on the validation split and the one that was best before it
+    t.on_failed_save = 'stop'  # when a checkpoint or a line of the log cannot be written: stop | go_on, and try again when the next is due
+    t.loss_limit = 100.0  # a training loss above it counts as exploded, as one that is not finite does: the run ends, or goes back
+    t.rollbacks = 0  # how often a run whose loss exploded goes back to its last checkpoint by itself; after that it ends
+    t.rollback_factor = 0.5  # what the learning rate is multiplied by at each rollback
+    t.tensorboard = True  # write TensorBoard event files beside metrics.jsonl
 
     e = c.evaluation = ConfigDict()
-    e.batch_size = 256  # images a call, over all devices
-    e.test = True  # score the test split when the run is at its end; false while a recipe is being chosen
+    e.batch_size = 256  # images a call of the network, over all devices
+    e.test = True  # score the test split at the end of the run; false while a recipe is being chosen
 
     p = c.parallel = ConfigDict()
-    p.cpu_devices = 0  # virtual CPU devices to share a batch; 0 chooses: the cores, at most 8; ignored off CPU
+    p.cpu_devices = 0  # virtual devices that the CPU is split into, to share a batch; 0 takes the cores, at most 8; ignored on GPU and TPU
     return c.lock()

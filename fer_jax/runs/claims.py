@@ -4,6 +4,10 @@ The claims on a run are the files `<run>.1.json`, `<run>.2.json`, … of one fol
 or from a process that was lost, by making the file of the next number, which the file system lets one process do and no other; and
 nobody but its maker ever writes to a claim. So at no moment do two hold a run, and none is locked for good by a process that dies.
 A claim's heartbeat is its file's time of change, set anew while its process works.
+
+Looked at: filelock, whose SoftFileLease has a heartbeat too, but numbers no claims, so that two may hold one, and deletes its file at the
+end, where a claim goes on telling sweep and report how its run ended; and portalocker, whose locks are the operating system's, which
+not every file system shares between hosts.
 """
 
 import contextlib

@@ -1,4 +1,7 @@
-"""TensorBoard's event files, written in the caller's own thread, so that a full disk is its caller's to know and not a thread's end."""
+"""TensorBoard's event files, written in the caller's own thread, so that a full disk is its caller's to know and not a thread's end.
+
+By tensorboardX's EventsWriter: its SummaryWriter writes from a thread of its own. clu.metric_writers needs TensorFlow.
+"""
 
 import os
 import pathlib

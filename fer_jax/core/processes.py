@@ -33,9 +33,15 @@ def start(cpu_devices: int) -> None:
     cores is what fills a CPU. Other platforms ignore it. 0 takes what JAX was told (JAX_NUM_CPU_DEVICES), else the cores, at most 8.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    if cpu_devices or jax.config.jax_num_cpu_devices < 1:
-        jax.config.update('jax_num_cpu_devices', cpu_devices or min(cores, 8))
+    told = jax.config.jax_num_cpu_devices
+    if (devices := virtual_devices(cpu_devices, told, cores)) != told:
+        jax.config.update('jax_num_cpu_devices', devices)
     keep_compiled_programs()
+
+
+def virtual_devices(asked: int, told: int, cores: int) -> int:
+    """How many the CPU is split into: as many as are `asked` for, else as JAX was `told`, else as it has `cores`, at most 8."""
+    return asked or (told if told > 0 else min(cores, 8))
 
 
 def keep_compiled_programs() -> None:

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from fer_jax.core.errors import InputError
@@ -88,8 +88,8 @@ def acquire(folder: pathlib.Path, run: str) -> pathlib.Path | None:
 
 
 @contextlib.contextmanager
-def heartbeat(path: pathlib.Path, lost: threading.Event) -> Iterator[None]:
-    """Keeps the claim at `path` alive meanwhile.
+def heartbeat(path: pathlib.Path, lost: threading.Event, seconds: float = HEARTBEAT_SECONDS) -> Iterator[None]:
+    """Keeps the claim at `path` alive meanwhile, by a sign of life every so many seconds.
 
     When another process has taken the run over, as happens to one that stood still for long, it sets `lost` and sends the main
     thread a SIGTERM: two may not go on with one run.
@@ -99,7 +99,7 @@ def heartbeat(path: pathlib.Path, lost: threading.Event) -> Iterator[None]:
     done = threading.Event()
 
     def beat() -> None:
-        while not done.wait(HEARTBEAT_SECONDS):
+        while not done.wait(seconds):
             try:
                 taken = successor.exists()
                 if not taken:
@@ -123,8 +123,8 @@ def heartbeat(path: pathlib.Path, lost: threading.Event) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def holding(folder: pathlib.Path, run: str, what: str) -> Iterator[None]:
-    """Keeps other processes away from `what` meanwhile, by a claim on `run` in `folder`.
+def holding(folder: pathlib.Path, run: str, what: str, sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
+    """Keeps other processes away from `what` meanwhile, by a claim on `run` in `folder`; `sleep` is for tests.
 
     The claim of a process of this machine that is gone is taken over at once; that of another host's, which cannot be asked, when
     it has given no sign of life for STALE_SECONDS, and until then this one waits.
@@ -142,7 +142,7 @@ def holding(folder: pathlib.Path, run: str, what: str) -> Iterator[None]:
         if not told:
             print(f'{what}: waiting up to {STALE_SECONDS:.0f} s for a sign of life of {holder}, which was at work there', file=sys.stderr)
         told = True
-        time.sleep(POLL_SECONDS)
+        sleep(POLL_SECONDS)
     try:
         with heartbeat(path, threading.Event()):
             yield

@@ -3,32 +3,18 @@
 import os
 import subprocess
 import sys
-import types
 
 import pytest
 
 from fer_jax.core import processes
 
 
-@pytest.mark.parametrize(('asked', 'cores', 'devices'), [(0, 2, 2), (0, 64, 8), (3, 64, 3), (16, 2, 16)])
-def test_the_cpu_is_split_as_asked_or_by_its_cores(monkeypatch, asked, cores, devices):
-    seen = {}
-    monkeypatch.setattr(processes.os, 'sched_getaffinity', lambda process: set(range(cores)), raising=False)
-    monkeypatch.setattr(
-        processes.jax, 'config', types.SimpleNamespace(update=seen.__setitem__, jax_num_cpu_devices=-1, jax_compilation_cache_dir='told')
-    )
-    processes.start(asked)
-    assert seen == {'jax_num_cpu_devices': devices}
-
-
-def test_a_number_of_devices_that_jax_was_told_stays(monkeypatch):
-    seen = {}
-    told = types.SimpleNamespace(update=seen.__setitem__, jax_num_cpu_devices=3, jax_compilation_cache_dir='told')
-    monkeypatch.setattr(processes.jax, 'config', told)
-    processes.start(0)
-    assert seen == {}
-    processes.start(2)
-    assert seen == {'jax_num_cpu_devices': 2}
+@pytest.mark.parametrize(
+    ('asked', 'told', 'cores', 'devices'),
+    [(0, -1, 2, 2), (0, -1, 64, 8), (3, -1, 64, 3), (16, -1, 2, 16), (0, 3, 64, 3), (2, 3, 64, 2)],
+)
+def test_the_cpu_is_split_as_asked_or_told_or_by_its_cores(asked, told, cores, devices):
+    assert processes.virtual_devices(asked, told, cores) == devices
 
 
 def test_a_second_start_takes_what_the_first_compiled(tmp_path):

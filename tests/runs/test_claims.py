@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import types
 
 import pytest
 
@@ -96,10 +95,9 @@ def test_of_many_at_once_one_wins(tmp_path, monkeypatch, stale):
         assert len(won) == 20 and [path.name for path in won if path] == [f'{run}.{2 if stale else 1}.json']
 
 
-def test_the_heartbeat_keeps_a_claim_alive(tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, 'HEARTBEAT_SECONDS', 0.02)
+def test_the_heartbeat_keeps_a_claim_alive(tmp_path):
     path, lost = claims.acquire(tmp_path, 'base-seed0'), threading.Event()
-    with claims.heartbeat(path, lost):
+    with claims.heartbeat(path, lost, 0.02):
         os.utime(path, (0, 0))
         deadline = time.monotonic() + 10
         while path.stat().st_mtime == 0 and time.monotonic() < deadline:
@@ -111,12 +109,11 @@ def test_the_heartbeat_keeps_a_claim_alive(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('how', ['taken over', 'deleted'])
-def test_who_was_taken_over_is_told(tmp_path, monkeypatch, how):
-    monkeypatch.setattr(claims, 'HEARTBEAT_SECONDS', 0.02)
+def test_who_was_taken_over_is_told(tmp_path, how):
     path, lost = claims.acquire(tmp_path, 'base-seed0'), threading.Event()
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with pytest.raises(KeyboardInterrupt), claims.heartbeat(path, lost):
+        with pytest.raises(KeyboardInterrupt), claims.heartbeat(path, lost, 0.02):
             if how == 'deleted':
                 path.unlink()
             else:
@@ -170,20 +167,19 @@ def test_what_a_killed_process_of_this_machine_held_is_free_at_once(tmp_path):
         assert claims.latest(tmp_path, 'base-seed0').number == 2
 
 
-def test_another_hosts_is_waited_for_until_it_is_lost_or_gives_a_sign_of_life(tmp_path, monkeypatch, capsys):
+def test_another_hosts_is_waited_for_until_it_is_lost_or_gives_a_sign_of_life(tmp_path, capsys):
     path, looks = claim_of_another(tmp_path, age=claims.STALE_SECONDS - 5), []
 
     def sleep(seconds: float) -> None:
         looks.append(seconds)
         os.utime(path, (time.time() - (0 if alive else claims.STALE_SECONDS + 1),) * 2)
 
-    monkeypatch.setattr(claims, 'time', types.SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
-    alive = True
-    with pytest.raises(InputError, match='process 7 on host elsewhere is at work there'), claims.holding(tmp_path, 'base-seed0', 'runs/x'):
+    alive, there = True, (tmp_path, 'base-seed0', 'runs/x', sleep)
+    with pytest.raises(InputError, match='process 7 on host elsewhere is at work there'), claims.holding(*there):
         pass
     os.utime(path, (time.time() - claims.STALE_SECONDS + 5,) * 2)
     alive = False
-    with claims.holding(tmp_path, 'base-seed0', 'runs/x'):
+    with claims.holding(*there):
         assert claims.latest(tmp_path, 'base-seed0').number == 2
     assert len(looks) == 2
     assert capsys.readouterr().err.count('waiting up to 120 s for a sign of life of process 7 on host elsewhere') == 2

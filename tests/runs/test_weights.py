@@ -31,7 +31,6 @@ from fer_jax.runs.weights import (
     shapes,
     transfer,
 )
-from fer_jax.runs.workdir import default_workdir
 from fer_jax.training.loop import Loop
 from fer_jax.training.run import build
 from fer_jax.training.train import train
@@ -328,12 +327,6 @@ def test_the_digest_is_of_names_shapes_and_values():
         {'params/a': [1.0, 2.5], 'params/b': [3.0]},
     ):
         assert of(other).sha256 != one.sha256
-
-
-def test_what_a_run_starts_from_decides_its_folder():
-    one, other = default_config(), default_config()
-    other.init_from = 'fer2013-1.9m'
-    assert default_workdir(one) != default_workdir(other)
 
 
 # --- A run, its weights, and runs that start from either

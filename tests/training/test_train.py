@@ -12,10 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from fer_jax.core.config import load_config
-from fer_jax.core.errors import InputError
 from fer_jax.runs.claims import holding
-from fer_jax.runs.workdir import check_workdir, claim_workdir
 from tests.tiny import overrides, run, start
 
 
@@ -87,27 +84,6 @@ def test_a_workdir_in_which_another_process_trains_is_refused(finished: pathlib.
     assert code == 2 and err.count('\n') == 1
     assert f'error: {workdir}: process {os.getpid()} on host ' in err and 'is at work there' in err
     assert not (workdir / 'metrics.jsonl').exists()
-
-
-def test_what_a_killed_process_has_left_is_no_other_thing_and_is_cleared_away(folder: pathlib.Path) -> None:
-    """A kill before config.json is in its place, and one within a write later."""
-    workdir = folder / 'killed_early'
-    (workdir / 'claims').mkdir(parents=True)
-    left = [workdir / '.config.json.123-0a1b2c3d.tmp', workdir / 'evaluations' / '.result.json.99-deadbeef.tmp']
-    config = load_config('configs/toyfaces.py', {})
-    left[0].write_text('{')
-    check_workdir(workdir, config)
-    left[1].parent.mkdir()
-    left[1].write_text('')
-    (workdir / 'config.json').write_text(json.dumps(config.to_dict()))
-    mine = workdir / '.mine.tmp'
-    mine.write_text('kept: no name that this package gives')
-    with claim_workdir(workdir, config):
-        assert not any(path.exists() for path in left) and mine.exists()
-    (folder / 'new').mkdir()
-    (folder / 'new' / 'evaluations').mkdir()
-    with pytest.raises(InputError, match='is no run'):
-        check_workdir(folder / 'new', config)
 
 
 def test_a_finished_run_says_so(finished: pathlib.Path, folder: pathlib.Path) -> None:

@@ -18,11 +18,11 @@ from jax import Array, lax
 from jax.sharding import PartitionSpec as P
 
 from benchmarks.side_by_side import Contender, Round, race, ratio, record, serve
-from benchmarks.training_step import environment, make_parser, make_training_step, parse, random_run, repeated, steps_in_a_call
+from benchmarks.training_step import environment, make_parser, make_training_step, parse, random_run, repeated
 from fer_jax.core.mesh import DATA, replicate, settle
-from fer_jax.training.feed import training_data
+from fer_jax.training.batches import Data, training_data
 from fer_jax.training.run import Run
-from fer_jax.training.step import Data, make_batch
+from fer_jax.training.step import make_batch, steps_per_call
 
 CONTENDERS = ('whole', 'fixed', 'input')
 GOAL = 3.0  # per cent of the step
@@ -45,7 +45,7 @@ def one_batch(run: Run) -> Data:
 
 def make_input(run: Run, seconds: float) -> Round:
     """A round of making batches and nothing else, as many in one compiled call as the training step takes."""
-    config, steps = run.config, steps_in_a_call(run.config)
+    config, steps = run.config, steps_per_call(run.config)
     share = config.batch_size // run.mesh.size
     data, first = training_data(run), 0
 

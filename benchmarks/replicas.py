@@ -16,11 +16,11 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from benchmarks.side_by_side import Contender, Round, race, ratio, record, serve
-from benchmarks.training_step import environment, make_parser, make_training_step, parse, random_run, repeated, steps_in_a_call
+from benchmarks.training_step import environment, make_parser, make_training_step, parse, random_run, repeated
 from fer_jax.core.mesh import REPLICA, make_replica_mesh, settle, whole
 from fer_jax.runs.state import create_state
-from fer_jax.training.feed import training_data
-from fer_jax.training.step import make_replica_chunk
+from fer_jax.training.batches import training_data
+from fer_jax.training.step import make_replica_chunk, steps_per_call
 
 ONE = '1'
 
@@ -29,7 +29,7 @@ def make_replicas(replicas: int, overrides: dict[str, str], seconds: float) -> t
     """A round of so many runs' training steps, whose work is the images of all of them, and what it says of itself."""
     run = random_run(overrides)
     config, mesh = run.config, make_replica_mesh(run.config.batch_size, replicas)
-    steps = steps_in_a_call(config)
+    steps = steps_per_call(config)
 
     def create(seed: jax.Array) -> Any:
         return create_state(run.network, run.optimizer, seed, config.optimizer.ema > 0)

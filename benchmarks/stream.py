@@ -3,7 +3,7 @@
     python -m benchmarks.stream --data FOLDER [--faces 2000000] [--out results/speed/stream] [--quick] [--config.FIELD=VALUE …]
 
 The faces are generated once, in FOLDER (2.4 GB a million), by the way that any data set is prepared. Then contenders take
-turns. `streamed` is the training step fed by `fer_jax.training.stream`, as a run is fed; `fixed` is the same compiled step on one
+turns. `streamed` is the training step fed by `fer_jax.training.batches`, as a run is fed; `fixed` is the same compiled step on one
 batch that stays on the device. Their difference is all that reading costs: waiting for it, and the cores it takes from the step.
 At the end `reading` goes once through the whole set without a step. The memory of each process is looked at after each round.
 """
@@ -20,17 +20,17 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from benchmarks.side_by_side import Contender, Round, race, ratio, record, serve
-from benchmarks.training_step import CONFIG, TrainingStep, make_parser, parse, repeated, steps_in_a_call
+from benchmarks.training_step import CONFIG, TrainingStep, make_parser, parse, repeated
 from fer_jax.core import processes
 from fer_jax.core.config import load_config
 from fer_jax.core.files import write_atomic
+from fer_jax.core.mesh import device_memory
 from fer_jax.data import prepare, readers, toyfaces
 from fer_jax.data.load import load, pipeline
 from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Faces, Source
-from fer_jax.training.feed import training_batches
+from fer_jax.training.batches import training_batches
 from fer_jax.training.run import build
-from fer_jax.training.step import make_train_chunk
-from fer_jax.training.stream import device_memory
+from fer_jax.training.step import make_train_chunk, steps_per_call
 
 GOAL = 5.0  # per cent of the step
 DRAWN = 60 * toyfaces.FACES_A_SUBJECT  # ToyFaces that the others are made of
@@ -110,7 +110,7 @@ def make_reading(run: Any, steps: int) -> Round:
 def make(name: str, options: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
     """A contender's round, whose work is images, and what it says of itself."""
     run = build(configuration(pathlib.Path(options['data']), options['overrides']))
-    steps = steps_in_a_call(run.config)
+    steps = steps_per_call(run.config)
     if name == 'reading':
         return make_reading(run, steps), {}
     batches, state = training_batches(run, 0, steps), run.initial_state()

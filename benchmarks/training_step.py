@@ -14,7 +14,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 from jax.stages import Compiled
-from ml_collections import ConfigDict
 
 from benchmarks.side_by_side import Round
 from fer_jax.core.command_line import OVERRIDES, split_overrides
@@ -23,9 +22,9 @@ from fer_jax.core.mesh import DATA, settle
 from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Dataset, Faces
 from fer_jax.runs.environment import environment
 from fer_jax.runs.state import TrainState
-from fer_jax.training.feed import training_data
+from fer_jax.training.batches import Data, training_data
 from fer_jax.training.run import Run, build
-from fer_jax.training.step import Data, make_train_chunk
+from fer_jax.training.step import make_train_chunk, steps_per_call
 
 CONFIG = 'configs/fer2013.py'
 IMAGES = 28_709  # of FER2013's Training
@@ -69,15 +68,10 @@ def make_training_step(
       compiler_options: of XLA.
     """
     run = random_run(overrides, devices)
-    steps = steps_in_a_call(run.config)
+    steps = steps_per_call(run.config)
     state, data = run.initial_state(), data_of(run)
     lowered = make_train_chunk(run.config, run.network, run.optimizer, run.mesh, steps).lower(state, data)
     return TrainingStep(run, lowered.compile(compiler_options or None), state, data, steps)
-
-
-def steps_in_a_call(config: ConfigDict) -> int:
-    """The training steps in one compiled call, as `fer_jax.training.loop.Loop` chooses them."""
-    return config.train.steps_per_call or (1 if jax.default_backend() == 'cpu' else 50)
 
 
 def random_run(overrides: dict[str, str], devices: int = 0) -> Run:

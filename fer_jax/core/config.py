@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import re
 from types import ModuleType
 from typing import Any
 
@@ -172,6 +173,7 @@ def check_config(config: ConfigDict) -> None:
             each = 'each ' if len(numbers) > 1 else ''
             raise InputError(f'config field {field}={known[field]}: {each}must lie between {low} and {high}')
     check_network(config.network)
+    profiled_steps(config.train.profile)
     if config.augment.mixup and config.augment.cutmix:
         raise InputError('augment.mixup and augment.cutmix are both on: one of them must be 0')
     if config.data.folds == 1 or config.data.fold >= max(config.data.folds, 1):
@@ -180,6 +182,20 @@ def check_config(config: ConfigDict) -> None:
         )
     if config.data.dataset != 'toyfaces' and config.data.path is None:
         raise InputError(f'{config.data.dataset} needs the path of its file or folder: --config.data.path=…')
+
+
+def profiled_steps(profile: str | None) -> tuple[int, int] | None:
+    """(first, last) of train.profile: the trace begins when `first` steps are done, and ends when `last` are.
+
+    Raises:
+      InputError: it is not FIRST:LAST, or not in this order.
+    """
+    if profile is None:
+        return None
+    match = re.fullmatch(r'(\d{1,12}):(\d{1,12})', profile, re.ASCII)
+    if not match or int(match[1]) >= int(match[2]):
+        raise InputError(f'config field train.profile={profile!r}: write FIRST:LAST, two steps with the smaller first, such as 100:110')
+    return int(match[1]), int(match[2])
 
 
 def check_network(network: ConfigDict) -> None:

@@ -98,6 +98,7 @@ MOVABLE = (
     'parallel.cpu_devices',
     'train.keep_checkpoints',
     'train.on_failed_save',
+    'train.profile',
     'train.tensorboard',
 )
 
@@ -195,6 +196,7 @@ def default_config() -> ConfigDict:
     t.loss_limit = 100.0  # a training loss above it counts as exploded, as one that is not finite does: the run ends, or goes back
     t.rollbacks = 0  # how often a run whose loss exploded goes back to its last checkpoint by itself; after that it ends
     t.rollback_factor = 0.5  # what the learning rate is multiplied by at each rollback
+    t.profile = optional(str)  # FIRST:LAST, such as 100:110: these steps' trace, for XProf or Perfetto, goes to the run's profile/
     t.tensorboard = True  # write TensorBoard event files beside metrics.jsonl
 
     e = c.evaluation = ConfigDict()

@@ -1,10 +1,12 @@
-"""The devices: the mesh over them, how arrays lie on it, and the first sum over all of them."""
+"""The devices: the mesh over them, how arrays lie on it, their memory, and the first sum over all of them."""
 
+import os
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fer_jax.core.errors import InputError
@@ -68,3 +70,11 @@ def settle(tree: Any) -> None:
     """
     if jax.default_backend() == 'cpu':
         jax.block_until_ready(tree)
+
+
+def device_memory() -> int:
+    """Bytes of memory of one device, of the smallest in any process (all must call this); of a CPU device, its part of the host's."""
+    devices = jax.local_devices()
+    known = devices[0].memory_stats() or {}
+    memory = known.get('bytes_limit') or os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // len(devices)
+    return memory if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.float32(memory)).min())

@@ -24,9 +24,8 @@ def train(parser: Parser) -> None:
         from fer_jax.core import processes
         from fer_jax.training.train import train
 
-        processes.start(config.parallel.cpu_devices)
-        processes.connect(options.distributed, options.processes, options.process_id, options.join_timeout)
-        train(config, options.workdir)
+        together = (options.distributed, options.processes, options.process_id, options.join_timeout)
+        train(config, options.workdir, lambda: processes.connect(*together))
 
     parser.set_defaults(run=run)
 

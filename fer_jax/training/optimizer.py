@@ -5,9 +5,7 @@ import optax
 from ml_collections import ConfigDict
 
 from fer_jax.core.errors import unknown
-
-OPTIMIZERS = ('sgd', 'adamw', 'muon')
-SCHEDULES = ('cosine', 'onecycle')
+from fer_jax.core.fields import CHOICES
 
 
 def make_schedule(config: ConfigDict, steps: int, steps_per_epoch: int) -> optax.Schedule:
@@ -22,7 +20,7 @@ def make_schedule(config: ConfigDict, steps: int, steps_per_epoch: int) -> optax
             return optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, steps)
         case 'onecycle':
             return optax.cosine_onecycle_schedule(steps, config.learning_rate)
-    raise unknown('optimizer.schedule', config.schedule, SCHEDULES)
+    raise unknown('optimizer.schedule', config.schedule, CHOICES['optimizer.schedule'])
 
 
 def is_kernel(params: dict) -> dict:
@@ -55,7 +53,7 @@ def make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Gradie
                 muon_weight_dimension_numbers=muon_dimensions,
             )
         case _:
-            raise unknown('optimizer.name', config.name, OPTIMIZERS)
+            raise unknown('optimizer.name', config.name, CHOICES['optimizer.name'])
     return optax.chain(clip, update)
 
 

@@ -17,10 +17,11 @@ from fer_jax.core.mesh import REPLICA, make_replica_mesh, settle, whole
 from fer_jax.runs.checkpoint import Checkpoints
 from fer_jax.runs.state import TrainState
 from fer_jax.runs.workdir import check_workdir, claim_workdir
-from fer_jax.training.feed import training_data
-from fer_jax.training.loop import Loop
+from fer_jax.training.batches import call_bounds, training_data
+from fer_jax.training.loop import Loop, make_evaluators
 from fer_jax.training.run import build
-from fer_jax.training.step import TrainChunk, make_replica_chunk
+from fer_jax.training.step import Metrics, make_replica_chunk, steps_per_call
+from fer_jax.training.tracing import tracing
 from fer_jax.training.train import finish
 
 
@@ -46,15 +47,14 @@ def train_together(configs: Sequence[ConfigDict], workdirs: Sequence[pathlib.Pat
         raise InputError('several runs in one program share resident data: set data.pipeline=resident, or leave --together out')
     with contextlib.ExitStack() as stack:
         stopped = stack.enter_context(processes.stop_signals())
-        loops: list[Loop] = []
+        loops, evaluators = [], make_evaluators(run)
         for config, workdir in zip(configs, workdirs, strict=True):
             stack.enter_context(claim_workdir(workdir, config))
             checkpoints = Checkpoints(workdir / 'checkpoints', config.train.keep_checkpoints)
             stack.enter_context(contextlib.closing(checkpoints))
-            loop = Loop(dataclasses.replace(run, config=config), workdir, checkpoints, stopped, shown=not loops)
+            loop = Loop(dataclasses.replace(run, config=config), workdir, checkpoints, stopped, evaluators, shown=not loops)
             stack.enter_context(loop.writer)
-            loop.evaluators = (loops or [loop])[0].evaluators  # compiled once
-            loop.record['runs_at_once'] = len(configs)
+            loop.progress.runs_at_once = len(configs)
             loops.append(loop)
         ended = {}
         for step in sorted({loop.step for loop in loops}):
@@ -62,7 +62,7 @@ def train_together(configs: Sequence[ConfigDict], workdirs: Sequence[pathlib.Pat
         for place, (loop, workdir) in enumerate(zip(loops, workdirs, strict=True)):
             loop.checkpoints.wait()
             if place not in ended:
-                finish(loop.run, workdir, loop.checkpoints, loop.record)
+                finish(loop.run, workdir, loop.checkpoints, loop.progress)
         return [ended.get(place) for place in range(len(loops))]
 
 
@@ -73,40 +73,49 @@ def advance(loops: dict[int, Loop]) -> dict[int, Diverged]:
       Interrupted: after SIGTERM or SIGINT, with a checkpoint of each run saved.
     """
     lead, ended = next(iter(loops.values())), {}
-    run = lead.run
+    run, length = lead.run, steps_per_call(lead.run.config)
     mesh = make_replica_mesh(run.config.batch_size, len(loops))
     held = stacked(mesh, [loop.state for loop in loops.values()])
     data = jax.device_put(training_data(run), whole(mesh))
-    pick = jax.jit(lambda states, place: jax.tree.map(lambda leaf: leaf[place], states), out_shardings=whole(mesh))
+    split = jax.jit(functools.partial(rows_of, rows=len(loops)))
+    pick = jax.jit(lambda states, row: jax.tree.map(lambda leaf: leaf[row], states), out_shardings=whole(mesh))
 
-    def state_of(place: int) -> TrainState:
-        return jax.device_put(pick(held, place), whole(run.mesh))
+    def read_state(row: int) -> TrainState:
+        return jax.device_put(pick(held, row), whole(run.mesh))
 
-    for place, loop in enumerate(loops.values()):
-        loop.read_state = functools.partial(state_of, place)
     lead.say_where()
     lead.writer.message(f'{len(loops)} seeds in one program: images/s, losses and accuracies shown are those of seed {run.config.seed}')
-    chunks: dict[tuple[int, int], TrainChunk] = {}
-    while going := [loop for place, loop in loops.items() if place not in ended and loop.step < run.steps]:
-        length, side = going[0].next_length(), run.side(going[0].step)
-        if (length, side) not in chunks:
-            with lead.writer.pause():
-                chunk = make_replica_chunk(run.config, run.network, run.optimizer, mesh, length, side)
-                chunks[length, side] = chunk.lower(held, data).compile()
-        held, metrics = chunks[length, side](held, data)
-        settle(metrics)
-        stop = None
-        for row, (place, loop) in enumerate(loops.items()):
-            try:
-                if place not in ended:
-                    loop.take({name: values[row] for name, values in metrics.items()}, length)
-            except Diverged as error:
-                ended[place] = error
-            except Interrupted as error:  # the others are still to be saved
-                stop = error
-        if stop:
-            raise stop
+    compiled = None
+    with tracing(run.config.train.profile, lead.workdir / 'profile') as trace, jax.transfer_guard('disallow'):
+        for first, last in call_bounds(lead.step, run.steps, length, run.early_steps):
+            if compiled != (last - first, run.side(first)):
+                compiled = (last - first, run.side(first))
+                with lead.aside():
+                    chunk = make_replica_chunk(run.config, run.network, run.optimizer, mesh, *compiled).lower(held, data).compile()
+            trace(first, last - first, held)
+            held, metrics = chunk(held, data)
+            each = split(metrics)
+            settle(each)
+            trace(last, 0, each)
+            stop = None
+            for row, ((place, loop), of_run) in enumerate(zip(loops.items(), each, strict=True)):
+                try:
+                    if place not in ended:
+                        loop.take(of_run, last, functools.partial(read_state, row))
+                except Diverged as error:
+                    ended[place] = error
+                except Interrupted as error:  # the others are still to be saved
+                    stop = error
+            if stop:
+                raise stop
+            if len(ended) == len(loops):
+                break
     return ended
+
+
+def rows_of(metrics: Metrics, rows: int) -> list[Metrics]:
+    """The metrics of each run, out of those of all."""
+    return [{name: values[row] for name, values in metrics.items()} for row in range(rows)]
 
 
 def stacked(mesh: Mesh, states: Sequence[TrainState]) -> TrainState:

@@ -1,6 +1,7 @@
 """What a run is made of: the data set, mesh, network and optimizer that its configuration names."""
 
 import dataclasses
+import warnings
 from typing import Any
 
 import flax.linen as nn
@@ -13,8 +14,9 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from fer_jax.core import processes
-from fer_jax.core.errors import InputError
-from fer_jax.core.mesh import DATA, make_mesh, whole
+from fer_jax.core.config import profiled_steps
+from fer_jax.core.errors import DataWarning, InputError
+from fer_jax.core.mesh import DATA, device_memory, make_mesh, whole
 from fer_jax.data.load import load
 from fer_jax.data.schema import Dataset
 from fer_jax.data.views import CROP_SIDE
@@ -23,7 +25,6 @@ from fer_jax.runs.environment import environment
 from fer_jax.runs.state import TrainState, create_state
 from fer_jax.runs.weights import difference_text, flat, head_paths, nested, read_weights, transfer
 from fer_jax.training.optimizer import make_optimizer, make_schedule
-from fer_jax.training.stream import device_memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +82,17 @@ class Run:
         """Shapes and types of the state; nothing is computed."""
         return jax.eval_shape(self._create)
 
+    def damped(self, rollbacks: int) -> 'Run':
+        """The run with the learning rate that so many rollbacks leave it."""
+        if not rollbacks:
+            return self
+        factor = self.config.train.rollback_factor**rollbacks
+
+        def schedule(step: Any) -> Any:
+            return factor * self.schedule(step)
+
+        return dataclasses.replace(self, schedule=schedule, optimizer=make_optimizer(self.config.optimizer, schedule))
+
     def logits(self, variables: dict[str, Any], images: Float[Array, 'batch height width 1']) -> Float[Array, 'batch classes']:
         """The network's outputs with running statistics."""
         return self.network.apply(variables, images, train=False)
@@ -100,13 +112,18 @@ class Run:
 
 
 def build(config: ConfigDict) -> Run:
-    """Reads (and where needed prepares) the data, and builds what `config` names.
+    """Reads (and where needed prepares) the data, and builds what `config` names; of several processes all must call this.
 
     Raises:
-      InputError: data that cannot be read, or fewer training images than a batch.
+      InputError: data that cannot be read, fewer training images than a batch, or steps to be traced that there are not.
     """
     processes.start(config.parallel.cpu_devices)
-    dataset = load(config.data, device_memory())
+    memory, lead = device_memory(), processes.is_lead()
+    if not lead:
+        warnings.simplefilter('ignore', DataWarning)  # the lead's say it
+    # The lead first, which may have to prepare the data; the others then find them prepared.
+    dataset = processes.agreed(lambda: load(config.data, memory) if lead else None)
+    dataset = processes.agreed(lambda: dataset or load(config.data, memory))
     mesh = make_mesh(config.batch_size)
     axis = DATA if config.network.batch_norm == 'global' else None
     network = make_any(config.network, len(dataset.class_names), axis)
@@ -114,6 +131,9 @@ def build(config: ConfigDict) -> Run:
     if steps_per_epoch == 0:
         raise InputError(f'batch_size {config.batch_size} is more than the {len(dataset.splits["train"])} training images')
     steps = max(1, round(config.epochs * steps_per_epoch))
+    profiled = profiled_steps(config.train.profile)
+    if profiled and profiled[1] > steps:
+        raise InputError(f'train.profile={config.train.profile}: the run has {steps} steps')
     schedule = make_schedule(config.optimizer, steps, steps_per_epoch)
     return Run(config, dataset, mesh, network, make_optimizer(config.optimizer, schedule), schedule, steps, steps_per_epoch)
 

@@ -1,4 +1,4 @@
-"""The training step: order, gather, augmentation, forward, backward, update, average; one sharded, jitted function."""
+"""The training step: a batch's views, forward, backward, update, average; one sharded, jitted function."""
 
 import functools
 import operator
@@ -20,36 +20,12 @@ from fer_jax.core.mesh import DATA, REPLICA
 from fer_jax.data.views import CROP_SIDE, normalise
 from fer_jax.runs.state import TrainState
 from fer_jax.training.augment import augment_batch
-from fer_jax.training.losses import cross_entropy
+from fer_jax.training.batches import STREAMED, WHOLE, Data, Take, from_resident, from_stream
 
-Data = dict[str, Array]  # images u8[N,48,48], targets f32[N,C], weights f32[N]: the training split, whole on each device
 Metrics = dict[str, Float[Array, '*replicas steps']]
 TrainChunk = Callable[[TrainState, Data], tuple[TrainState, Metrics]]
-Take = Callable[[Int[Array, ' share']], tuple[Array, Array, Array]]  # positions in the global batch → images, targets, weights there
-FIELDS = ('images', 'targets', 'weights')
-WHOLE, STREAMED = P(), P(None, DATA)  # how the data lie: the training split on each device; or [steps, images], in shares
 # Left on, XLA orders the step so that much may run at once, which virtual CPU devices, a core each, only pay for: 6 % of a step.
 CPU_OPTIONS = {'xla_cpu_enable_concurrency_optimized_scheduler': False}
-
-
-def batch_rows(seed: Array, step: Array, images: int, batch_size: int) -> Int[Array, ' batch']:
-    """The rows of the training split that make up the batch of `step`: a pure function of (seed, step).
-
-    Each epoch has images // batch_size whole batches of one permutation; which images are left over differs by epoch.
-    """
-    epoch, batch = jnp.divmod(step, images // batch_size)
-    return rng.permuted(rng.key(seed, 'order', epoch), batch * batch_size + jnp.arange(batch_size), images)
-
-
-def from_resident(seed: Array, step: Array, data: Data, positions: Int[Array, ' share'], batch_size: int) -> Take:
-    """Picks out of the whole training split."""
-    rows = batch_rows(seed, step, len(data['images']), batch_size)
-    return lambda places: tuple(data[name][rows[places]] for name in FIELDS)
-
-
-def from_stream(seed: Array, step: Array, data: Data, positions: Int[Array, ' share'], batch_size: int) -> Take:
-    """Picks out of what training/stream.py has read for this device: the rows at `positions` and, for mixing, the one after them."""
-    return lambda places: tuple(data[name][(places - positions[0]) % batch_size] for name in FIELDS)
 
 
 def make_batch(
@@ -109,6 +85,11 @@ def mixing_mask(key: Array, options: ConfigDict, side: int = CROP_SIDE) -> Float
     return (far[0][:, None] | far[1][None]).astype(jnp.float32)
 
 
+def steps_per_call(config: ConfigDict) -> int:
+    """Training steps in one compiled call: on CPU a convolution's gradient inside a loop misses XLA's fast path."""
+    return config.train.steps_per_call or (1 if jax.default_backend() == 'cpu' else 50)
+
+
 def make_train_chunk(
     config: ConfigDict,
     network: nn.Module,
@@ -121,7 +102,7 @@ def make_train_chunk(
     """A compiled function of (state, data) that takes `steps` steps and returns the state and each step's metrics.
 
     The state passed in is donated. `network.statistics_axis` decides whether batch norm sees the global batch. With
-    `streamed` the data are not the training split but what training/stream.py reads for each call; the results are the same.
+    `streamed` the data are not the training split but what training/batches.py reads for each call; the results are the same.
     """
     chunk = train_chunk(config, network, optimizer, mesh.shape[DATA], steps, streamed, side)
     return compile_sharded(chunk, mesh, P(), STREAMED if streamed else WHOLE)
@@ -143,8 +124,7 @@ def make_replica_chunk(
     are slow, they follow each other.
     """
     chunk = train_chunk(config, network, optimizer, mesh.shape[DATA], steps, side=side)
-    if vectorised is None:
-        vectorised = not on_cpu(mesh)
+    vectorised = not on_cpu(mesh) if vectorised is None else vectorised
 
     def in_turn(states: TrainState, data: Data) -> tuple[TrainState, Metrics]:
         singles = (jax.tree.map(operator.itemgetter(place), states) for place in range(len(states.seed)))
@@ -178,7 +158,8 @@ def train_chunk(
             variables = state.variables | {'params': params}
             streams = {'depth': rng.key(state.seed, 'depth', state.step)}
             logits, updated = network.apply(variables, images, train=True, mutable=['batch_stats'], rngs=streams)
-            return (weights * cross_entropy(logits, targets)).sum() / config.batch_size, (logits, updated['batch_stats'])
+            losses = optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
+            return (weights * losses).sum() / config.batch_size, (logits, updated['batch_stats'])
 
         def differentiate(params: dict) -> tuple[Array, Array, dict, dict]:
             """Loss, accuracy, gradients and batch statistics, of the whole batch."""
@@ -202,7 +183,7 @@ def train_chunk(
         return state, metrics
 
     def chunk(state: TrainState, data: Data) -> tuple[TrainState, Metrics]:
-        if steps == 1:  # on CPU a convolution's gradient inside a loop misses XLA's fast path
+        if steps == 1:  # without a loop, see steps_per_call
             state, metrics = train_step(state, jax.tree.map(operator.itemgetter(0), data) if streamed else data)
             return state, jax.tree.map(lambda x: x[None], metrics)
         if streamed:
@@ -243,4 +224,5 @@ def average(averaged: dict, variables: dict, step: Array, decay: float) -> dict:
     if not averaged:
         return averaged
     decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, averaged, variables)
+    # From the new values towards the average: decay · average + (1 - decay) · new, without rounding 1 - decay first.
+    return optax.incremental_update(averaged, variables, decay)

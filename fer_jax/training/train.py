@@ -3,30 +3,34 @@
 import contextlib
 import json
 import pathlib
-import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from fer_jax.core import processes
-from fer_jax.core.errors import DataWarning, InputError
+from fer_jax.core.errors import InputError
 from fer_jax.core.files import write_atomic, write_json
-from fer_jax.data.prepare import prepare
 from fer_jax.evaluation.figures import curves_png
 from fer_jax.evaluation.neighbour import MOST_TRAIN_IMAGES, one_nearest_neighbour
 from fer_jax.runs.checkpoint import Checkpoints
 from fer_jax.runs.process_log import process_log
 from fer_jax.runs.workdir import check_workdir, claim_workdir, default_workdir
 from fer_jax.training.loop import Loop
+from fer_jax.training.progress import Progress
+from fer_jax.training.rollback import run_to_end
 from fer_jax.training.run import Run, build
 from fer_jax.training.score import score
 
 
-def train(config: ConfigDict, workdir: pathlib.Path | None = None) -> dict[str, Any] | None:
+def train(config: ConfigDict, workdir: pathlib.Path | None = None, connect: Callable[[], None] | None = None) -> dict[str, Any] | None:
     """Trains `config` in `workdir` (default: workdir.default_workdir) from the start, or from its latest checkpoint, and scores it.
 
     Of several processes the lead prints and writes; `workdir` is a folder that all of them share.
+
+    Args:
+      connect: makes this process one of several, such as by processes.connect.
 
     Returns:
       What it wrote to result.json; None when the run was finished before.
@@ -39,13 +43,15 @@ def train(config: ConfigDict, workdir: pathlib.Path | None = None) -> dict[str, 
     """
     workdir = workdir or default_workdir(config)
     processes.start(config.parallel.cpu_devices)
+    if connect:
+        connect()
     lead = processes.is_lead()
     processes.agreed(lambda: check_workdir(workdir, config))
     if processes.as_lead_sees((workdir / 'result.json').exists()):
         if lead:
             print(f'{workdir}: this run is finished; its result is in {workdir / "result.json"}')
         return None
-    run = build_together(config)
+    run = processes.agreed(lambda: build(config))
     if lead:
         print(f'run: {workdir}')
     with contextlib.ExitStack() as stack:
@@ -56,23 +62,8 @@ def train(config: ConfigDict, workdir: pathlib.Path | None = None) -> dict[str, 
         stopped = stack.enter_context(processes.stop_signals())
         stack.enter_context(processes.ending_together())
         loop = processes.agreed(lambda: Loop(run, workdir, checkpoints, stopped))
-        loop.run_to_end()
-        return finish(run, workdir, checkpoints, loop.record)
-
-
-def build_together(config: ConfigDict) -> Run:
-    """run.build in every process, after the lead has prepared the data, and with the lead's warnings only.
-
-    Raises:
-      InputError: as of run.build, in all processes where it is one's.
-    """
-    with warnings.catch_warnings():
-        if jax.process_count() > 1:
-            warnings.simplefilter('ignore', DataWarning)
-            processes.agreed(lambda: processes.is_lead() and prepare(config.data))
-            if processes.is_lead():
-                warnings.simplefilter('always', DataWarning)
-        return processes.agreed(lambda: build(config))
+        run_to_end(loop)
+        return finish(run, workdir, checkpoints, loop.progress)
 
 
 def check_shared(workdir: pathlib.Path) -> None:
@@ -85,7 +76,7 @@ def check_shared(workdir: pathlib.Path) -> None:
         raise InputError(f'--workdir {workdir} is not the folder that process 0 has made: it must be one that all processes share')
 
 
-def finish(run: Run, workdir: pathlib.Path, checkpoints: Checkpoints, record: dict[str, Any]) -> dict[str, Any]:
+def finish(run: Run, workdir: pathlib.Path, checkpoints: Checkpoints, progress: Progress) -> dict[str, Any]:
     """Scores the best checkpoint: validation, and once the test split, by a centre crop and by ten; writes result.json last.
 
     Returns:
@@ -99,12 +90,12 @@ def finish(run: Run, workdir: pathlib.Path, checkpoints: Checkpoints, record: di
         'parameters': sum(leaf.size for leaf in jax.tree.leaves(state.variables['params'])),
         'steps': run.steps,
         'best_step': step,
-        'training_seconds': record['seconds'],
-        'runs_at_once': record['runs_at_once'],
-        'starts': record['starts'],
-        'rollbacks': record['rollbacks'],
-        'failed_saves': record['failed_saves'],
-        'init_from': record['init_from'],
+        'training_seconds': progress.seconds,
+        'runs_at_once': progress.runs_at_once,
+        'starts': progress.starts,
+        'rollbacks': progress.rollbacks,
+        'failed_saves': progress.failed_saves,
+        'init_from': progress.init_from,
     }
     scorings = [('validation', 'centre'), *([('test', 'centre'), ('test', 'ten')] if run.config.evaluation.test else [])]
     for split, views in scorings:

@@ -1,14 +1,16 @@
 """The mesh over four virtual CPU devices, and arrays whole on each of them."""
 
+import pathlib
 import types
 
 import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, PartitionSpec
 
 from fer_jax.core.errors import InputError
-from fer_jax.core.mesh import DATA, REPLICA, make_mesh, make_replica_mesh, replicate, whole
+from fer_jax.core.mesh import DATA, REPLICA, device_memory, make_mesh, make_replica_mesh, replicate, whole
 
 
 @pytest.mark.parametrize(('batch_size', 'used'), [(128, 4), (6, 3), (7, 1), (1, 1), (2, 2), (4, 4), (3, 3)])
@@ -46,3 +48,14 @@ def test_replicas_get_devices_of_their_own_first(batch_size, replicas, shape):
     """On four devices: as many apart as divide the replicas, and what is left shares each replica's batch where it divides that."""
     mesh = make_replica_mesh(batch_size, replicas)
     assert mesh.devices.shape == shape and mesh.axis_names == (REPLICA, DATA)
+
+
+def test_the_memory_of_a_cpu_device_is_its_part_of_the_hosts():
+    total = int(next(line for line in pathlib.Path('/proc/meminfo').read_text().splitlines() if line.startswith('MemTotal')).split()[1])
+    assert device_memory() == pytest.approx(total * 1024 / 4, rel=1e-3)
+
+
+def test_processes_choose_by_the_smallest_device_of_all(monkeypatch):
+    monkeypatch.setattr(jax, 'process_count', lambda: 3)
+    monkeypatch.setattr(multihost_utils, 'process_allgather', lambda own: np.array([own, 2.0**30, 2.0**50], np.float32))
+    assert device_memory() == 2**30

@@ -15,12 +15,17 @@ from fer_jax.core.terminal import leave
 from fer_jax.training import loop
 
 POISONS: dict[str, Callable[[Any, dict[str, Any]], tuple[Any, dict[str, Any]]]] = {
-    'nan-loss': lambda state, metrics: (state, metrics | {'loss': metrics['loss'] * jnp.nan}),
-    'infinite-loss': lambda state, metrics: (state, metrics | {'loss': metrics['loss'] * jnp.inf}),
+    'nan-loss': lambda state, metrics: (state, scaled_loss(metrics, jnp.nan)),
+    'infinite-loss': lambda state, metrics: (state, scaled_loss(metrics, jnp.inf)),
     'nan-parameters': lambda state, metrics: (scaled(state, 'variables', jnp.nan), metrics),
     'nan-moments': lambda state, metrics: (scaled(state, 'optimizer', jnp.nan), metrics),
     'explosion': lambda state, metrics: (scaled(state, 'variables', 1e4), metrics),
 }
+
+
+def scaled_loss(metrics: dict[str, Any], factor: float) -> dict[str, Any]:
+    """`metrics` with their losses times `factor`."""
+    return metrics | {'loss': jax.jit(lambda loss: loss * factor)(metrics['loss'])}
 
 
 def scaled(state: Any, part: str, factor: float) -> Any:
@@ -39,7 +44,7 @@ def poison(kind: str, step: int, times: int) -> None:
         def call(state: Any, data: Any) -> tuple[Any, dict[str, Any]]:
             before = int(state.step)
             state, metrics = chunk(state, data)
-            strikes = before < step <= int(state.step) and self.record['rollbacks'] < times
+            strikes = before < step <= int(state.step) and self.progress.rollbacks < times
             return POISONS[kind](state, metrics) if strikes else (state, metrics)
 
         return call

@@ -460,12 +460,12 @@ def test_a_resumed_run_does_not_load_again(exported, folder, tmp_path):
     with contextlib.closing(Checkpoints(tmp_path / 'checkpoints', 2)) as checkpoints:
         loop = Loop(run, tmp_path, checkpoints, lambda: False)
         with loop.writer:
-            loop.save(False)
+            loop.save(lambda: loop.state, False)
         checkpoints.wait()
         copy.unlink()
         again = Loop(run, tmp_path, checkpoints, lambda: False)
         with again.writer:
-            assert again.record['init_from'] == loop.record['init_from'] and again.record['starts'] == 2
+            assert again.progress.init_from == loop.progress.init_from and again.progress.starts == 2
             assert equal(again.state.variables, nested(load_weights(exported).variables))
     with contextlib.closing(Checkpoints(tmp_path / 'elsewhere', 2)) as checkpoints:
         with pytest.raises(InputError, match='moved.safetensors: no run'):

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -21,9 +22,9 @@ from fer_jax.model.batch_norm import identity
 from fer_jax.model.fernet import make_network
 from fer_jax.runs.state import create_state, evaluated_variables
 from fer_jax.training.augment import augment_batch
-from fer_jax.training.losses import smooth
+from fer_jax.training.batches import batch_rows
 from fer_jax.training.optimizer import make_optimizer
-from fer_jax.training.step import average, batch_rows, make_batch, make_replica_chunk, make_train_chunk, mixing_mask, uphill
+from fer_jax.training.step import average, make_batch, make_replica_chunk, make_train_chunk, mixing_mask, uphill
 from tests import reference
 
 IMAGES, BATCH, CLASSES = 26, 8, 7
@@ -46,7 +47,7 @@ def data_on_host():
     draws = np.random.default_rng(0)
     return {
         'images': draws.integers(0, 256, (IMAGES, 48, 48)).astype(np.uint8),
-        'targets': smooth(np.eye(CLASSES, dtype=np.float32)[draws.integers(0, CLASSES, IMAGES)], 0.1),
+        'targets': optax.smooth_labels(np.eye(CLASSES, dtype=np.float32)[draws.integers(0, CLASSES, IMAGES)], 0.1),
         'weights': draws.uniform(0.5, 2.0, IMAGES).astype(np.float32),
     }
 

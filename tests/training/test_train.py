@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def finished(folder: pathlib.Path) -> pathlib.Path:
     """The workdir of a tiny run that nothing interrupted."""
     workdir = folder / 'finished'
-    code, out, err = run('train', '--workdir', str(workdir), *overrides(folder))
+    code, out, err = run('train', '--workdir', str(workdir), *overrides(folder, train__profile='10:12'))
     assert code == 0, err
     assert 'accuracy' in out and 'precision' in out and str(workdir) in out
     return workdir
@@ -64,6 +64,7 @@ def test_a_run_leaves_all_its_files(finished: pathlib.Path) -> None:
     train = [line['step'] for line in lines if line['kind'] == 'train']
     assert train == sorted(set(train)) and train[-1] == result['steps']
     assert not list(finished.rglob('*.tmp*'))
+    assert len(list((finished / 'profile').rglob('*.xplane.pb'))) == 1
 
 
 def test_the_best_checkpoint_is_the_best_validation_line(finished: pathlib.Path) -> None:

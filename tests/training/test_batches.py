@@ -1,11 +1,10 @@
-"""fer_jax/data/shards.py and training/stream.py: the batches that a resident set gives, read from shards that are checked."""
+"""The batches of a run: the same whether the images are resident or read ahead, however many devices and hosts there are."""
 
 import functools
-import os
 import pathlib
-import shutil
 import signal
 import threading
+import types
 
 import jax
 import jax.numpy as jnp
@@ -17,206 +16,31 @@ from fer_jax.core import rng
 from fer_jax.core.errors import InputError
 from fer_jax.core.fields import default_config
 from fer_jax.core.mesh import DATA, replicate
-from fer_jax.data.load import load, pipeline
-from fer_jax.data.prepare import prepare, prepared_folder
-from fer_jax.data.shards import INDEX, ShardImages
-from fer_jax.evaluation.neighbour import one_nearest_neighbour
+from fer_jax.data.schema import Faces
 from fer_jax.model.fernet import make_network
 from fer_jax.runs.state import create_state
-from fer_jax.training import stream as streaming
+from fer_jax.training import batches as module
+from fer_jax.training.batches import (
+    STREAMED,
+    WHOLE,
+    batch_rows,
+    class_weights,
+    from_resident,
+    from_stream,
+    order_keys,
+    own_shares,
+    share_positions,
+    step_rows,
+    stream,
+    training_targets,
+)
 from fer_jax.training.optimizer import make_optimizer
-from fer_jax.training.step import STREAMED, WHOLE, batch_rows, from_resident, from_stream, make_batch, make_train_chunk
-from fer_jax.training.stream import order_keys, own_shares, share_positions, step_rows, stream
+from fer_jax.training.step import make_batch, make_train_chunk
 from tests import reference
 from tests.tiny import overrides, run
 from tests.training.test_train import assert_same_run, kill_at
 
-pytestmark = pytest.mark.filterwarnings('ignore::fer_jax.core.errors.DataWarning')  # small sets are never the official ones
 IMAGES, BATCH, CLASSES = 26, 8, 7  # three batches an epoch, and two images left over
-
-
-# --- Shards
-
-
-@pytest.fixture(scope='module')
-def prepared(tmp_path_factory):
-    """The folder and configuration of a prepared set: 26, 7 and 7 random faces."""
-    folder = tmp_path_factory.mktemp('stream')
-    draws, lines = np.random.default_rng(0), ['emotion,pixels,Usage']
-    for usage, count in (('Training', IMAGES), ('PublicTest', 7), ('PrivateTest', 7)):
-        faces = draws.integers(0, 256, (count, 2304))
-        lines += [f'{number % CLASSES},{" ".join(map(str, face))},{usage}' for number, face in enumerate(faces)]
-    (folder / 'fer.csv').write_text('\n'.join(lines) + '\n')
-    data = default_config().data
-    data.dataset, data.path, data.prepared = 'fer2013', str(folder / 'fer.csv'), str(folder / 'prepared')
-    prepare(data)
-    return folder, data
-
-
-@pytest.fixture
-def data(prepared, tmp_path):
-    """A copy of it that a test may spoil, to be streamed."""
-    folder, data = prepared
-    shutil.copytree(folder / 'prepared', tmp_path / 'prepared')
-    data = data.copy_and_resolve_references()
-    data.prepared, data.pipeline = str(tmp_path / 'prepared'), 'stream'
-    return data
-
-
-def shard_of(data):
-    (path,) = prepared_folder(data, prepare(data)).glob('*-train.array_record*')
-    return path
-
-
-def spoil(path, keep_time=False):
-    """Turns over some bytes in the middle of a file."""
-    state, content = path.stat(), bytearray(path.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 64] = bytes(255 - value for value in content[middle : middle + 64])
-    path.write_bytes(content)
-    if keep_time:
-        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
-
-
-def test_streamed_images_are_read_as_an_array_would_give_them(prepared, data):
-    whole, streamed = (load(each).splits['train'] for each in (prepared[1], data))
-    assert whole.in_memory and not streamed.in_memory
-    for field in ('labels', 'rows'):
-        expected = getattr(whole, field)
-        np.testing.assert_array_equal(getattr(streamed, field), expected)
-        assert getattr(streamed, field).dtype == expected.dtype
-    assert streamed.subjects is None and streamed.images.shape == (IMAGES, 48, 48) and len(streamed) == IMAGES
-    places = np.array([[3, 25], [3, 0], [7, 11]])
-    for index in (slice(None), slice(5, 9), 4, -1, np.array([9, 2, 9]), places, whole.labels == 2):
-        found = streamed.images[index]
-        np.testing.assert_array_equal(found, whole.images[index])
-        assert found.dtype == np.uint8 and found.shape == whole.images[index].shape
-
-
-def test_only_the_training_images_stay_in_their_shards(data):
-    splits = load(data).splits
-    assert [splits[split].in_memory for split in ('train', 'validation', 'test')] == [False, True, True]
-
-
-def test_the_nearest_neighbour_may_lie_in_shards(prepared, data):
-    whole, streamed = (load(each).splits for each in (prepared[1], data))
-    assert one_nearest_neighbour(streamed['train'], streamed['test']) == one_nearest_neighbour(whole['train'], whole['test'])
-
-
-def never(*arguments):
-    raise AssertionError('the records are read once more')
-
-
-def test_what_was_read_and_checked_is_kept_beside_the_shards(data, monkeypatch):
-    first = load(data)
-    monkeypatch.setattr(ShardImages, 'columns', never)
-    second = load(data)
-    np.testing.assert_array_equal(first.splits['train'].labels, second.splits['train'].labels)
-    np.testing.assert_array_equal(first.splits['train'].rows, second.splits['train'].rows)
-
-
-@pytest.mark.parametrize('change', ['shard touched', 'shard longer', 'index damaged', 'index of another set'])
-def test_the_index_is_refused_when_it_may_not_be_of_these_shards(data, monkeypatch, change):
-    load(data)
-    shard = shard_of(data)
-    index = shard.parent / INDEX.format(split='train')
-    if change == 'shard touched':
-        os.utime(shard)
-    elif change == 'shard longer':
-        state = shard.stat()
-        shard.write_bytes(shard.read_bytes() + bytes(65536))
-        os.utime(shard, ns=(state.st_atime_ns, state.st_mtime_ns))
-    elif change == 'index damaged':
-        spoil(index)
-    else:
-        with np.load(index) as stored:
-            np.savez(index, **{name: values if name == 'shards' else values[1:] for name, values in stored.items()})
-    monkeypatch.setattr(ShardImages, 'columns', never)
-    with pytest.raises((AssertionError, InputError)):
-        load(data)
-
-
-def test_a_folder_that_cannot_be_written_is_read_all_the_same(data, monkeypatch):
-    def refuse(*arguments):
-        raise OSError(30, 'Read-only file system')
-
-    monkeypatch.setattr('fer_jax.data.shards.write_atomic', refuse)
-    assert len(load(data).splits['train']) == IMAGES
-
-
-def assert_told_in_one_line(found):
-    assert '\n' not in str(found.value) and 'damaged' in str(found.value)
-    assert str(found.value).endswith('delete the folder and prepare again')
-
-
-def test_a_damaged_shard_is_told_before_training(data):
-    spoil(shard_of(data))
-    with pytest.raises(InputError) as found:
-        load(data)
-    assert_told_in_one_line(found)
-
-
-def test_a_damaged_shard_is_told_while_training(data):
-    """The bytes changed behind the file system's back, after the shards were checked."""
-    load(data)
-    spoil(shard_of(data), keep_time=True)
-    images = load(data).splits['train'].images
-    targets, weights = np.zeros((IMAGES, CLASSES), np.float32), np.ones(IMAGES, np.float32)
-    with batches(images, targets, weights, last=3) as found, pytest.raises(InputError) as told:
-        list(found)
-    assert_told_in_one_line(told)
-
-
-def test_shards_of_other_images_are_not_taken_for_these(prepared, data, tmp_path):
-    other = data.copy_and_resolve_references()
-    lines = pathlib.Path(data.path).read_text().splitlines()
-    lines[1], lines[8] = lines[8], lines[1]  # two faces of one class change places
-    (tmp_path / 'other.csv').write_text('\n'.join(lines) + '\n')
-    other.path = str(tmp_path / 'other.csv')
-    load(data)
-    shutil.copyfile(shard_of(other), shard_of(data))
-    with pytest.raises(InputError, match=r'its records are not those of its manifest\.json'):
-        load(data)
-
-
-# --- The choice
-
-
-def test_auto_chooses_by_the_size_of_the_images_and_the_devices_memory():
-    """1,000 images of 2,304 bytes are a quarter of 9,216,000."""
-    assert pipeline('auto', 1000, 9_216_000) == 'resident'
-    assert pipeline('auto', 1000, 9_215_999) == 'stream'
-    assert pipeline('auto', 28_709, 16 * 2**30) == 'resident' and pipeline('auto', 2_000_000, 16 * 2**30) == 'stream'
-    assert pipeline('auto', 10**9, None) == 'resident'
-    for chosen in ('resident', 'stream'):
-        assert pipeline(chosen, 1000, None) == pipeline(chosen, 1000, 1) == pipeline(chosen, 1000, 2**60) == chosen
-
-
-def test_a_run_is_given_its_pipeline_by_the_manifest_and_the_device(data):
-    data.pipeline = 'auto'
-    assert load(data).splits['train'].in_memory
-    assert load(data, 4 * IMAGES * 2304).splits['train'].in_memory
-    assert not load(data, 4 * IMAGES * 2304 - 1).splits['train'].in_memory
-
-
-def test_the_memory_of_a_cpu_device_is_its_part_of_the_hosts():
-    total = int(next(line for line in pathlib.Path('/proc/meminfo').read_text().splitlines() if line.startswith('MemTotal')).split()[1])
-    assert streaming.device_memory() == pytest.approx(total * 1024 / 4, rel=1e-3)
-
-
-def test_processes_choose_by_the_smallest_device_of_all(monkeypatch):
-    monkeypatch.setattr(streaming.jax, 'process_count', lambda: 3)
-    monkeypatch.setattr(streaming.multihost_utils, 'process_allgather', lambda own: np.array([own, 2.0**30, 2.0**50], np.float32))
-    assert streaming.device_memory() == 2**30
-
-
-def test_dedup_compares_images_that_a_stream_does_not_hold(data):
-    data.dedup = 'exact'
-    with pytest.raises(InputError, match=r'set data\.pipeline=resident'):
-        load(data)
-
-
-# --- Batches
 
 
 def on_host():
@@ -323,21 +147,21 @@ def test_a_stream_at_its_end_is_empty():
     ],
 )
 def test_calls_end_at_multiples_of_their_length(first, last, length, bounds):
-    assert streaming.call_bounds(first, last, length) == bounds
+    assert module.call_bounds(first, last, length) == bounds
 
 
 def test_calls_end_where_the_views_change_size():
-    assert streaming.call_bounds(0, 9, 4, 6) == [(0, 4), (4, 6), (6, 8), (8, 9)]
-    assert streaming.call_bounds(6, 9, 4, 6) == [(6, 8), (8, 9)]
+    assert module.call_bounds(0, 9, 4, 6) == [(0, 4), (4, 6), (6, 8), (8, 9)]
+    assert module.call_bounds(6, 9, 4, 6) == [(6, 8), (8, 9)]
 
 
 def test_threads_read_ahead_as_cores_and_memory_allow(monkeypatch):
-    monkeypatch.setattr(streaming.os, 'cpu_count', lambda: 16)
-    assert streaming.reading_threads(300_000) == 8
-    assert streaming.reading_threads(2**28) == 4
-    assert streaming.reading_threads(2**32) == 2
-    monkeypatch.setattr(streaming.os, 'cpu_count', lambda: 1)
-    assert streaming.reading_threads(300_000) == 2
+    monkeypatch.setattr(module.os, 'cpu_count', lambda: 16)
+    assert module.reading_threads(300_000) == 8
+    assert module.reading_threads(2**28) == 4
+    assert module.reading_threads(2**32) == 2
+    monkeypatch.setattr(module.os, 'cpu_count', lambda: 1)
+    assert module.reading_threads(300_000) == 2
 
 
 def test_a_closed_stream_reads_no_more():
@@ -356,6 +180,47 @@ def test_a_closed_stream_reads_no_more():
         next(found)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith('grain-thread-prefetch')]
     assert images.asked < 30, 'no more than is read ahead'
+
+
+def test_what_reading_raises_comes_out_of_the_stream():
+    class Damaged:
+        shape = (IMAGES, 48, 48)
+
+        def __len__(self):
+            return IMAGES
+
+        def __getitem__(self, index):
+            raise InputError('a shard is damaged')
+
+    with batches(Damaged(), *on_host()[1:]) as found, pytest.raises(InputError, match='a shard is damaged'):
+        next(found)
+
+
+# --- Targets and weights
+
+VOTES = np.array([[0.5, 0.5, 0, 0], [0, 0, 0, 1], [0.2, 0.3, 0.5, 0]], np.float32)
+
+
+def test_class_weights_by_hand():
+    """Of six images in three classes, 3, 2 and 1: 6 / (3 · 3), 6 / (3 · 2), 6 / (3 · 1); their mean over the set is 1."""
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    weights = class_weights(labels, 3)
+    np.testing.assert_allclose(weights, [2 / 3, 1, 2], rtol=1e-6)
+    assert weights.dtype == np.float32 and weights[labels].mean() == pytest.approx(1)
+
+
+@pytest.mark.parametrize('votes', [None, VOTES], ids=['labels', 'votes'])
+def test_targets_are_smoothed_and_weighed(votes):
+    """0.2 over four classes is 0.05 each, and a target keeps 0.8 besides; two of class 1, one of class 3: 3 / (4 · 2) and 3 / 4."""
+    faces = Faces(np.zeros((3, 48, 48), np.uint8), np.array([1, 3, 1], np.int32), votes=votes)
+    config = default_config()
+    config.optimizer.label_smoothing, config.data.class_weights = 0.2, True
+    run = types.SimpleNamespace(config=config, dataset=types.SimpleNamespace(splits={'train': faces}, class_names='abcd'))
+    targets, weights = training_targets(run)
+    shares = np.eye(4)[[1, 3, 1]] if votes is None else votes
+    np.testing.assert_allclose(targets, 0.8 * shares + 0.05, rtol=1e-6)
+    np.testing.assert_allclose(weights, [3 / 8, 3 / 4, 3 / 8], rtol=1e-6)
+    assert isinstance(targets, np.ndarray) and targets.dtype == weights.dtype == np.float32
 
 
 # --- Training
@@ -394,7 +259,7 @@ def trained(streamed, steps_per_call, devices=4, **augment):
     resident = replicate(mesh, {'images': images, 'targets': targets, 'weights': weights})
     chunks, metrics = {}, []
     with batches(mesh=mesh, last=7, steps_per_call=steps_per_call, neighbours=bool(augment)) as found:
-        for first, last in streaming.call_bounds(0, 7, steps_per_call):
+        for first, last in module.call_bounds(0, 7, steps_per_call):
             data = next(found) if streamed else resident
             if last - first not in chunks:
                 chunk = make_train_chunk(config, network, optimizer, mesh, last - first, streamed)

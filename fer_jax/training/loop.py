@@ -143,7 +143,8 @@ class Loop:
         if improved or stopping or due(max(1, round(train.checkpoint_every_epochs * run.steps_per_epoch))):
             self.save(read_state, improved)
         if stopping:
-            self.saver.check_stop(step)
+            with self.aside():
+                self.saver.check_stop(step)
             raise Interrupted(f'stopped by a signal at step {step}, which is saved; the same command goes on from there')
 
     def log(self) -> None:

@@ -21,7 +21,7 @@ from fer_jax.runs.checkpoint import Checkpoints
 from fer_jax.runs.metric_writer import MetricWriter
 from fer_jax.runs.state import TrainState, evaluated_variables
 from fer_jax.training.batches import Data, call_bounds, training_batches
-from fer_jax.training.progress import Best
+from fer_jax.training.history import Best
 from fer_jax.training.run import Run
 from fer_jax.training.saving import Saver, restore
 from fer_jax.training.step import Metrics, TrainChunk, make_train_chunk, steps_per_call
@@ -60,7 +60,7 @@ class Loop:
         self.undamped, self.workdir, self.checkpoints, self.stopped = run, workdir, checkpoints, stopped
         self.evaluators = evaluators or make_evaluators(run)
         self.restore()
-        self.progress.starts += 1
+        self.history.starts += 1
         self.writer = MetricWriter(
             workdir,
             total_steps=run.steps,
@@ -74,11 +74,11 @@ class Loop:
         self.saver = Saver(run, checkpoints, self.writer)
 
     def restore(self, **known: int) -> None:
-        """Goes to the newest checkpoint, or to the initial state; of the progress saved there, `known` is better known."""
-        self.state, progress = restore(self.undamped, self.checkpoints)
-        self.progress = dataclasses.replace(progress, **known)
+        """Goes to the newest checkpoint, or to the initial state; of the history saved there, `known` is better known."""
+        self.state, history = restore(self.undamped, self.checkpoints)
+        self.history = dataclasses.replace(history, **known)
         self.step = int(self.state.step)
-        self.run = self.undamped.damped(self.progress.rollbacks)
+        self.run = self.undamped.damped(self.history.rollbacks)
 
     def say_where(self) -> None:
         """Says where a run goes on that did not just begin."""
@@ -131,7 +131,7 @@ class Loop:
         """
         run, train, before, self.step = self.run, self.run.config.train, self.step, step
         for name, values in metrics.items():
-            self.progress.pending.setdefault(name, []).append(values)
+            self.history.pending.setdefault(name, []).append(values)
 
         def due(every: int) -> bool:
             return step // every > before // every or step == run.steps
@@ -150,10 +150,10 @@ class Loop:
     def log(self) -> None:
         """One line of the log: the means since the last one."""
         means = {name: float(np.mean(values, dtype=np.float64)) for name, values in self.pending().items()}
-        self.progress.pending = {}
+        self.history.pending = {}
         with jax.transfer_guard('allow'):  # the schedule's few scalars
             rate = float(self.run.schedule(self.step - 1))
-        with self.saver.may_fail(self.progress):
+        with self.saver.may_fail(self.history):
             self.writer.train(self.step, means | {'learning_rate': rate})
 
     def evaluate(self, read_state: Callable[[], TrainState]) -> bool:
@@ -162,7 +162,7 @@ class Loop:
         Raises:
           Diverged: the network's outputs are not finite.
         """
-        side, best = self.run.side(self.step - 1), self.progress.best
+        side, best = self.run.side(self.step - 1), self.history.best
         with self.aside():
             try:
                 variables = evaluated_variables(read_state())
@@ -172,8 +172,8 @@ class Loop:
                 raise Diverged(f'{error} after step {self.step}; {self.saver.what_stands()}') from None
         improved = side == CROP_SIDE and (best is None or summary['accuracy'] > best.accuracy)
         if improved:
-            self.progress.best = Best(self.step, summary['accuracy'])
-        with self.saver.may_fail(self.progress):
+            self.history.best = Best(self.step, summary['accuracy'])
+        with self.saver.may_fail(self.history):
             self.writer.validation(self.step, {name: summary[name] for name in ('accuracy', 'macro_f1', 'nll', 'calibration_error')})
         return improved
 
@@ -185,11 +185,11 @@ class Loop:
           NotSaved: as of Saver.save.
         """
         with self.aside():
-            self.progress.pending = {name: [values.tolist()] for name, values in self.pending().items()}
+            self.history.pending = {name: [values.tolist()] for name, values in self.pending().items()}
             state = read_state()
             if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state))):
                 raise Diverged(f'parameters or statistics are not finite after step {self.step}; {self.saver.what_stands()}')
-            self.saver.save(state, self.progress, improved)
+            self.saver.save(state, self.history, improved)
 
     def pending(self) -> dict[str, np.ndarray]:
         """Each metric of each step since the last line of the log, fetched from the device.
@@ -197,7 +197,7 @@ class Loop:
         Raises:
           Diverged: a loss among them is not finite, or exploded.
         """
-        held = jax.device_get(self.progress.pending)
+        held = jax.device_get(self.history.pending)
         fetched = {name: np.concatenate([np.ravel(part) for part in parts]) for name, parts in held.items()}
         limit = self.run.config.train.loss_limit
         bad = np.flatnonzero(~(fetched.get('loss', np.zeros(0)) <= limit))  # a NaN among them

@@ -54,7 +54,7 @@ def train_together(configs: Sequence[ConfigDict], workdirs: Sequence[pathlib.Pat
             stack.enter_context(contextlib.closing(checkpoints))
             loop = Loop(dataclasses.replace(run, config=config), workdir, checkpoints, stopped, evaluators, shown=not loops)
             stack.enter_context(loop.writer)
-            loop.progress.runs_at_once = len(configs)
+            loop.history.runs_at_once = len(configs)
             loops.append(loop)
         ended = {}
         for step in sorted({loop.step for loop in loops}):
@@ -62,7 +62,7 @@ def train_together(configs: Sequence[ConfigDict], workdirs: Sequence[pathlib.Pat
         for place, (loop, workdir) in enumerate(zip(loops, workdirs, strict=True)):
             loop.checkpoints.wait()
             if place not in ended:
-                finish(loop.run, workdir, loop.checkpoints, loop.progress)
+                finish(loop.run, workdir, loop.checkpoints, loop.history)
         return [ended.get(place) for place in range(len(loops))]
 
 

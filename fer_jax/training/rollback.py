@@ -36,7 +36,7 @@ def roll_back(loop: Loop, error: Diverged, went_back_to: int | None) -> int:
     Raises:
       Diverged: `error`, when that has been done often enough.
     """
-    train, before = loop.run.config.train, loop.progress
+    train, before = loop.run.config.train, loop.history
     times = before.rollbacks + 1
     if times > train.rollbacks:
         raise error

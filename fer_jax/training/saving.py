@@ -14,11 +14,11 @@ from fer_jax.runs.checkpoint import Checkpoints
 from fer_jax.runs.metric_writer import MetricWriter
 from fer_jax.runs.process_log import warn
 from fer_jax.runs.state import TrainState
-from fer_jax.training.progress import Best, Progress
+from fer_jax.training.history import Best, History
 from fer_jax.training.run import Run, check_content
 
 
-def restore(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
+def restore(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, History]:
     """The newest checkpoint that is whole, or else the initial state.
 
     Raises:
@@ -26,15 +26,15 @@ def restore(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
     """
     if not any(checkpoints.steps(kind) for kind in ('latest', 'best')):
         state, init_from = run.first_state()
-        return state, Progress(init_from=init_from)
+        return state, History(init_from=init_from)
     state, record, damaged = checkpoints.restore_newest(run.abstract_state(), run.mesh)
     for found in damaged:
         warn(f'{found}; going on from the checkpoint of step {int(state.step)}')
-    progress = Progress.of_record(record)
-    if progress.best:
-        check_best(run, checkpoints, progress.best, state, record)
+    history = History.of_record(record)
+    if history.best:
+        check_best(run, checkpoints, history.best, state, record)
     check_content(run.dataset, record)
-    return state, progress
+    return state, history
 
 
 def check_best(run: Run, checkpoints: Checkpoints, best: Best, state: TrainState, record: dict[str, Any]) -> None:
@@ -68,29 +68,29 @@ class Saver:
         self.owed: tuple[TrainState, dict[str, Any]] | None = None  # the best state and its record, where saving them failed
         self.clock = time.monotonic()
 
-    def save(self, state: TrainState, progress: Progress, improved: bool) -> None:
+    def save(self, state: TrainState, history: History, improved: bool) -> None:
         """Saves the latest checkpoint, then the best, and one that is still owed.
 
         Raises:
           NotSaved: a checkpoint or the log could not be written, and the configuration does not say to go on.
         """
         now = time.monotonic()
-        progress.seconds += now - self.clock
+        history.seconds += now - self.clock
         self.clock = now
-        with self.may_fail(progress):
+        with self.may_fail(history):
             self.writer.flush()  # a checkpoint must not lie beyond what the log says
-            self.checkpoints.save('latest', state, progress.to_record() | self.of_run)
+            self.checkpoints.save('latest', state, history.to_record() | self.of_run)
             if improved or self.go_on:
                 self.checkpoints.wait()
         if improved:
-            self.owed = (state, progress.to_record() | self.of_run)
+            self.owed = (state, history.to_record() | self.of_run)
         if self.owed:
-            self.save_best(progress)
+            self.save_best(history)
 
-    def save_best(self, progress: Progress) -> None:
+    def save_best(self, history: History) -> None:
         """Saves the best state that is owed, and keeps a copy of what is still owed after that."""
         state, record = self.owed
-        with self.may_fail(progress):
+        with self.may_fail(history):
             self.checkpoints.save('best', state, record)
             if self.go_on:
                 self.checkpoints.wait()
@@ -99,7 +99,7 @@ class Saver:
             self.owed = (jax.tree.map(jnp.copy, state), record)
 
     @contextlib.contextmanager
-    def may_fail(self, progress: Progress) -> Iterator[None]:
+    def may_fail(self, history: History) -> Iterator[None]:
         """Tells of what could not be written meanwhile, counts it, and goes on where the configuration says so.
 
         Raises:
@@ -110,7 +110,7 @@ class Saver:
         except NotSaved as error:
             if not self.go_on:
                 raise
-            progress.failed_saves += 1
+            history.failed_saves += 1
             self.writer.message(f'warning: {error}; going on, for train.on_failed_save=go_on')
 
     def what_stands(self) -> str:

@@ -17,8 +17,8 @@ from fer_jax.evaluation.neighbour import MOST_TRAIN_IMAGES, one_nearest_neighbou
 from fer_jax.runs.checkpoint import Checkpoints
 from fer_jax.runs.process_log import process_log
 from fer_jax.runs.workdir import check_workdir, claim_workdir, default_workdir
+from fer_jax.training.history import History
 from fer_jax.training.loop import Loop
-from fer_jax.training.progress import Progress
 from fer_jax.training.rollback import run_to_end
 from fer_jax.training.run import Run, build
 from fer_jax.training.score import score
@@ -63,7 +63,7 @@ def train(config: ConfigDict, workdir: pathlib.Path | None = None, connect: Call
         stack.enter_context(processes.ending_together())
         loop = processes.agreed(lambda: Loop(run, workdir, checkpoints, stopped))
         run_to_end(loop)
-        return finish(run, workdir, checkpoints, loop.progress)
+        return finish(run, workdir, checkpoints, loop.history)
 
 
 def check_shared(workdir: pathlib.Path) -> None:
@@ -76,7 +76,7 @@ def check_shared(workdir: pathlib.Path) -> None:
         raise InputError(f'--workdir {workdir} is not the folder that process 0 has made: it must be one that all processes share')
 
 
-def finish(run: Run, workdir: pathlib.Path, checkpoints: Checkpoints, progress: Progress) -> dict[str, Any]:
+def finish(run: Run, workdir: pathlib.Path, checkpoints: Checkpoints, history: History) -> dict[str, Any]:
     """Scores the best checkpoint: validation, and once the test split, by a centre crop and by ten; writes result.json last.
 
     Returns:
@@ -90,12 +90,12 @@ def finish(run: Run, workdir: pathlib.Path, checkpoints: Checkpoints, progress: 
         'parameters': sum(leaf.size for leaf in jax.tree.leaves(state.variables['params'])),
         'steps': run.steps,
         'best_step': step,
-        'training_seconds': progress.seconds,
-        'runs_at_once': progress.runs_at_once,
-        'starts': progress.starts,
-        'rollbacks': progress.rollbacks,
-        'failed_saves': progress.failed_saves,
-        'init_from': progress.init_from,
+        'training_seconds': history.seconds,
+        'runs_at_once': history.runs_at_once,
+        'starts': history.starts,
+        'rollbacks': history.rollbacks,
+        'failed_saves': history.failed_saves,
+        'init_from': history.init_from,
     }
     scorings = [('validation', 'centre'), *([('test', 'centre'), ('test', 'ten')] if run.config.evaluation.test else [])]
     for split, views in scorings:

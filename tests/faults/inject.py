@@ -44,7 +44,7 @@ def poison(kind: str, step: int, times: int) -> None:
         def call(state: Any, data: Any) -> tuple[Any, dict[str, Any]]:
             before = int(state.step)
             state, metrics = chunk(state, data)
-            strikes = before < step <= int(state.step) and self.progress.rollbacks < times
+            strikes = before < step <= int(state.step) and self.history.rollbacks < times
             return POISONS[kind](state, metrics) if strikes else (state, metrics)
 
         return call

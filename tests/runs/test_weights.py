@@ -465,7 +465,7 @@ def test_a_resumed_run_does_not_load_again(exported, folder, tmp_path):
         copy.unlink()
         again = Loop(run, tmp_path, checkpoints, lambda: False)
         with again.writer:
-            assert again.progress.init_from == loop.progress.init_from and again.progress.starts == 2
+            assert again.history.init_from == loop.history.init_from and again.history.starts == 2
             assert equal(again.state.variables, nested(load_weights(exported).variables))
     with contextlib.closing(Checkpoints(tmp_path / 'elsewhere', 2)) as checkpoints:
         with pytest.raises(InputError, match='moved.safetensors: no run'):

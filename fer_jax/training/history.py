@@ -13,7 +13,7 @@ class Best:
 
 
 @dataclasses.dataclass
-class Progress:
+class History:
     """How far a run has come, and what happened on the way."""
 
     starts: int = 0
@@ -26,7 +26,7 @@ class Progress:
     init_from: dict[str, Any] | None = None  # what was loaded at the first start
 
     @classmethod
-    def of_record(cls, record: dict[str, Any]) -> 'Progress':
+    def of_record(cls, record: dict[str, Any]) -> 'History':
         """What `to_record` once gave, out of a checkpoint's record; what it lacks keeps its default."""
         known = {field.name: record[field.name] for field in dataclasses.fields(cls) if field.name in record}
         return cls(**known | {'best': Best(**record['best']) if record.get('best') else None})

@@ -20,7 +20,7 @@ from fer_jax.runs.workdir import check_workdir, claim_workdir
 from fer_jax.training.batches import call_bounds, training_data
 from fer_jax.training.loop import Loop, make_evaluators
 from fer_jax.training.run import build
-from fer_jax.training.step import Metrics, make_replica_chunk, steps_per_call
+from fer_jax.training.step import make_replica_chunk, steps_per_call
 from fer_jax.training.tracing import tracing
 from fer_jax.training.train import finish
 
@@ -77,7 +77,7 @@ def advance(loops: dict[int, Loop]) -> dict[int, Diverged]:
     mesh = make_replica_mesh(run.config.batch_size, len(loops))
     held = stacked(mesh, [loop.state for loop in loops.values()])
     data = jax.device_put(training_data(run), whole(mesh))
-    split = jax.jit(functools.partial(rows_of, rows=len(loops)))
+    split = jax.jit(lambda metrics: [{name: values[row] for name, values in metrics.items()} for row in range(len(loops))])
     pick = jax.jit(lambda states, row: jax.tree.map(lambda leaf: leaf[row], states), out_shardings=whole(mesh))
 
     def read_state(row: int) -> TrainState:
@@ -111,11 +111,6 @@ def advance(loops: dict[int, Loop]) -> dict[int, Diverged]:
             if len(ended) == len(loops):
                 break
     return ended
-
-
-def rows_of(metrics: Metrics, rows: int) -> list[Metrics]:
-    """The metrics of each run, out of those of all."""
-    return [{name: values[row] for name, values in metrics.items()} for row in range(rows)]
 
 
 def stacked(mesh: Mesh, states: Sequence[TrainState]) -> TrainState:

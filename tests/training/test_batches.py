@@ -4,11 +4,11 @@ import functools
 import pathlib
 import signal
 import threading
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import PartitionSpec
 
@@ -16,7 +16,7 @@ from fer_jax.core import rng
 from fer_jax.core.errors import InputError
 from fer_jax.core.fields import default_config
 from fer_jax.core.mesh import DATA, replicate
-from fer_jax.data.schema import Faces
+from fer_jax.data.schema import Dataset, Faces
 from fer_jax.model.fernet import make_network
 from fer_jax.runs.state import create_state
 from fer_jax.training import batches as module
@@ -35,6 +35,7 @@ from fer_jax.training.batches import (
     training_targets,
 )
 from fer_jax.training.optimizer import make_optimizer
+from fer_jax.training.run import Run
 from fer_jax.training.step import make_batch, make_train_chunk
 from tests import reference
 from tests.tiny import overrides, run
@@ -184,7 +185,7 @@ def test_a_closed_stream_reads_no_more():
 
 def test_what_reading_raises_comes_out_of_the_stream():
     class Damaged:
-        shape = (IMAGES, 48, 48)
+        shape, dtype = (IMAGES, 48, 48), np.dtype(np.uint8)
 
         def __len__(self):
             return IMAGES
@@ -215,8 +216,9 @@ def test_targets_are_smoothed_and_weighed(votes):
     faces = Faces(np.zeros((3, 48, 48), np.uint8), np.array([1, 3, 1], np.int32), votes=votes)
     config = default_config()
     config.optimizer.label_smoothing, config.data.class_weights = 0.2, True
-    run = types.SimpleNamespace(config=config, dataset=types.SimpleNamespace(splits={'train': faces}, class_names='abcd'))
-    targets, weights = training_targets(run)
+    dataset = Dataset('drawn', tuple('abcd'), {'train': faces}, {'train': 'train'}, {})
+    network = make_network(config.network, 4, None)
+    targets, weights = training_targets(Run(config, dataset, mesh_of(1), network, optax.identity(), lambda step: 0.1, 1, 1))
     shares = np.eye(4)[[1, 3, 1]] if votes is None else votes
     np.testing.assert_allclose(targets, 0.8 * shares + 0.05, rtol=1e-6)
     np.testing.assert_allclose(weights, [3 / 8, 3 / 4, 3 / 8], rtol=1e-6)

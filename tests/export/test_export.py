@@ -238,7 +238,7 @@ def test_what_cannot_be_done_is_told_in_a_line(weights, tmp_path, capsys, monkey
 
 
 def test_an_attention_that_no_format_has_goes_as_stablehlo_only(monkeypatch):
-    monkeypatch.setitem(ATTENTIONS, 'se', Places(block={'se': nn.Dense(16)}))
+    monkeypatch.setitem(ATTENTIONS, 'se', Places(block={'se': nn.LayerNorm()}))
     config = network_config({'attention': 'se'})
     with pytest.raises(module.InputError, match='network.attention=se: not written in this format yet; --format stablehlo takes any'):
         fold(config.network, drawn(config), 7)

@@ -127,7 +127,7 @@ def check_fields(record: Any, fields: dict[str, Any], path: pathlib.Path, prefix
         if field not in record:
             raise InputError(f'{path}: has no field {prefix}{field}')
         value = record[field]
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        if not isinstance(value, kind) or (isinstance(value, bool) and bool not in (kind if isinstance(kind, tuple) else (kind,))):
             raise InputError(f'{path}: field {prefix}{field} is {json.dumps(value)[:40]}, which is of another type')
         if kind == NUMBER and not -LARGEST < value < LARGEST:  # nor of hundreds of digits, as JSON's whole numbers may be
             raise InputError(f'{path}: field {prefix}{field} is {json.dumps(value)[:40]}, which is no finite number')

@@ -199,7 +199,7 @@ def test_what_reading_raises_comes_out_of_the_stream():
 
 # --- Targets and weights
 
-VOTES = np.array([[0.5, 0.5, 0, 0], [0, 0, 0, 1], [0.2, 0.3, 0.5, 0]], np.float32)
+VOTES = np.array([[0.5, 0.5, 0, 0], [0, 0, 0, 1], [0.2, 0.3, 0.5, 0], [1, 0, 0, 0], [0, 0, 1, 0]], np.float32)
 
 
 def test_class_weights_by_hand():
@@ -212,16 +212,16 @@ def test_class_weights_by_hand():
 
 @pytest.mark.parametrize('votes', [None, VOTES], ids=['labels', 'votes'])
 def test_targets_are_smoothed_and_weighed(votes):
-    """0.2 over four classes is 0.05 each, and a target keeps 0.8 besides; two of class 1, one of class 3: 3 / (4 · 2) and 3 / 4."""
-    faces = Faces(np.zeros((3, 48, 48), np.uint8), np.array([1, 3, 1], np.int32), votes=votes)
+    """0.2 over four classes is 0.05 each, and a target keeps 0.8 besides; of five images two are of class 1: 5 / (4 · 2) and 5 / 4."""
+    faces = Faces(np.zeros((5, 48, 48), np.uint8), np.array([1, 3, 1, 0, 2], np.int32), votes=votes)
     config = default_config()
     config.optimizer.label_smoothing, config.data.class_weights = 0.2, True
     dataset = Dataset('drawn', tuple('abcd'), {'train': faces}, {'train': 'train'}, {})
     network = make_network(config.network, 4, None)
     targets, weights = training_targets(Run(config, dataset, mesh_of(1), network, optax.identity(), lambda step: 0.1, 1, 1))
-    shares = np.eye(4)[[1, 3, 1]] if votes is None else votes
+    shares = np.eye(4)[[1, 3, 1, 0, 2]] if votes is None else votes
     np.testing.assert_allclose(targets, 0.8 * shares + 0.05, rtol=1e-6)
-    np.testing.assert_allclose(weights, [3 / 8, 3 / 4, 3 / 8], rtol=1e-6)
+    np.testing.assert_allclose(weights, [5 / 8, 5 / 4, 5 / 8, 5 / 4, 5 / 4], rtol=1e-6)
     assert isinstance(targets, np.ndarray) and targets.dtype == weights.dtype == np.float32
 
 

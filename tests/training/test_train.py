@@ -196,6 +196,7 @@ def test_data_of_another_content_are_refused(finished: pathlib.Path, folder: pat
     assert code == 2 and 'not the data' in err
 
 
+@pytest.mark.slow
 def test_a_run_whose_views_grow(folder: pathlib.Path) -> None:
     """Half of the run on views of 16×16: a kill in it changes no bit, and the best checkpoint is one of the full size."""
     arguments = overrides(folder, augment__early_side='16', augment__early_share='0.5')

@@ -11,7 +11,7 @@ CHOICES = {
     'data.pipeline': ('auto', 'resident', 'stream'),
     'data.dedup': ('none', 'exact', 'near'),
     'data.targets': ('crossentropy', 'distribution', 'majority'),
-    'network.name': ('fernet', 'mini_xception', 'shufflenet_v2', 'mobilenet_v2', 'resnet18', 'vgg13'),
+    'network.name': ('fernet', 'mini_xception', 'shufflenet_v2', 'mobilenet_v2', 'resnet18', 'vgg10', 'vgg13'),
     'network.attention': ('none', 'spatial', 'channel', 'both', 'se', 'eca', 'cbam'),
     'network.fusion': ('pointwise', 'attention'),
     'network.activation': ('relu', 'leaky_relu', 'silu', 'gelu'),
@@ -155,7 +155,7 @@ def default_config() -> ConfigDict:
     a.early_share = 0.0  # how large that part is, as a share of the steps; 0 is off. Only what comes after it can be the best checkpoint
 
     n = c.network = ConfigDict()
-    n.name = 'fernet'  # the paper's | mini_xception | shufflenet_v2 | mobilenet_v2 | resnet18 | vgg13: these heed only dtype, batch_norm*
+    n.name = 'fernet'  # the paper's | mini_xception | shufflenet_v2 | mobilenet_v2 | resnet18 | vgg10 | vgg13: heed only dtype, batch_norm*
     n.attention = 'both'  # none | spatial | channel | both (the paper's SA and CA) | se | eca | cbam (in every block)
     n.shuffle_groups = optional(int, 4)  # channel shuffle groups in every block; None is no shuffle
     n.fusion = 'pointwise'  # how a block joins its two paths: pointwise, a 1×1 convolution | attention, weights from a squeeze of ratio 2

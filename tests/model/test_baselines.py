@@ -1,6 +1,7 @@
 """The comparison networks: published parameter counts, PyTorch's logits, training in the project's own step."""
 
 import functools
+import itertools
 import pathlib
 
 import flax.linen as nn
@@ -81,6 +82,13 @@ COUNTS = {
     'shufflenet_v2': lambda classes: 2_278_604 - 1025 * 1000 - 2 * 9 * 24 + 1025 * classes,
     'mobilenet_v2': lambda classes: 3_504_872 - 1281 * 1000 - 2 * 9 * 32 + 1281 * classes,
     'resnet18': lambda classes: 11_689_512 - 513 * 1000 - (3 * 49 - 9) * 64 + 513 * classes,
+    # Nine 3×3 convolutions, two numbers of batch norm a feature, and the last layer.
+    'vgg10': lambda classes: (
+        9 * sum(a * b for a, b in itertools.pairwise((1, 32, 32, 64, 64, 128, 128, 256, 256, 256)))
+        + 2 * 2 * (32 + 64 + 128 + 256)
+        + 2 * 256
+        + 257 * classes
+    ),
     'vgg13': lambda classes: (
         133_053_736 - 4097 * 1000 - 4097 * 4096 - (49 * 512 + 1) * 4096 - 2 * (64 + 128 + 256 + 512 + 512) - 2 * 9 * 64 + 513 * classes
     ),
@@ -95,7 +103,8 @@ def test_parameters_are_those_published(name, classes):
 
 def test_the_counts_in_digits():
     """Of mini-Xception as its authors' summary prints it: 56,951 that train and 1,472 that do not, batch norm's statistics."""
-    digits = {'mini_xception': 56_951, 'shufflenet_v2': 1_260_347, 'mobilenet_v2': 2_232_263, 'resnet18': 11_171_271, 'vgg13': 9_410_375}
+    digits = {'mini_xception': 56_951, 'shufflenet_v2': 1_260_347, 'mobilenet_v2': 2_232_263, 'resnet18': 11_171_271}
+    digits |= {'vgg10': 1_764_775, 'vgg13': 9_410_375}
     assert {name: COUNTS[name](7) for name in NAMES} == digits
     assert all(f'{digits[name]:,} parameters' in body.__doc__ for name, (body, _) in ARCHITECTURES.items())
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes_of('mini_xception')['batch_stats'])) == 1_472

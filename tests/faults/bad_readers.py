@@ -325,7 +325,7 @@ def argument_lines() -> list[Files]:
         'network.blocks=16,24',
         'network.strides=2,2',
         'optimizer.learning_rate=1e-3',
-        'data.dedup=true',
+        'data.dedup=exact',
     ]
     more = ['', 'seed=5', 'data.path=none', 'augment.rotate=3', 'network.shuffle_groups=none', 'name=a']
     return [{'arguments.txt': '\n'.join(each).encode()} for each in (lines, more)]

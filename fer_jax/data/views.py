@@ -33,7 +33,7 @@ def bilinear(image: Float[Array, 'height width'], places: Float[Array, '2 rows c
 
 def grid(side: int) -> Float[Array, '2 side side']:
     """The (row, column) places, from the middle of a view, of `side`² points that lie evenly over all of it."""
-    axis = (jnp.arange(side) - (side - 1) / 2) * CROP_SIDE / side
+    axis = (jnp.arange(side) - (side - 1) / 2) * (CROP_SIDE / side)
     return jnp.stack(jnp.meshgrid(axis, axis, indexing='ij'))
 
 

@@ -1,5 +1,7 @@
 """Augmentation on the device: a pure function of one image and one key, vmapped over the batch."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -30,17 +32,24 @@ def augment(image: Float[Array, 'height height'], key: Array, options: ConfigDic
     if options.flip:
         view = jnp.where(jax.random.bernoulli(flip), view[:, ::-1], view)
     if options.brightness or options.contrast:
-        brightness, contrast = jax.random.uniform(light, (2,), minval=-1.0) * some(light, 2, options.share)
+        brightness, contrast = jax.random.uniform(light, (2,), minval=-1.0)
+        most_brightness, most_contrast = some(light, options.share, options.brightness, options.contrast)
         mean = view.mean()
-        view = (view - mean) * (1 + options.contrast * contrast) + mean + 255 * options.brightness * brightness
+        view = (view - mean) * (1 + most_contrast * contrast) + mean + 255 * most_brightness * brightness
     if options.erase:
         view = erase_rectangle(view, erase, options.erase)
     return view
 
 
-def some(key: Array, kinds: int, share: float) -> Float[Array, ' kinds'] | float:
-    """1 for each of so many kinds of augmentation that this image gets, each with probability `share`, and 0 for the others."""
-    return 1.0 if share == 1 else jax.random.bernoulli(jax.random.fold_in(key, 1), share, (kinds,)).astype(jnp.float32)
+def some(key: Array, share: float, *strengths: float) -> Sequence[float | Float[Array, '']]:
+    """The strengths of kinds of augmentation for one image: each as it is with probability `share`, else 0.
+
+    With all of them drawn they stay constants: what XLA compiles, and so each bit, is then as without a share.
+    """
+    if share == 1:
+        return strengths
+    drawn = jax.random.bernoulli(jax.random.fold_in(key, 1), share, (len(strengths),))
+    return [jnp.where(one, strength, 0.0) for one, strength in zip(drawn, strengths, strict=True)]
 
 
 def sample(image: Float[Array, 'height height'], key: Array, options: ConfigDict, side: int = CROP_SIDE) -> Float[Array, 'side side']:
@@ -54,7 +63,7 @@ def sample(image: Float[Array, 'height height'], key: Array, options: ConfigDict
     if side == CROP_SIDE and not (options.rotate or options.scale or options.shift):
         return jax.lax.dynamic_slice(image, corner, (CROP_SIDE, CROP_SIDE))
     turn, zoom, down, right = jax.random.uniform(affine_key, (4,), minval=-1.0)
-    rotate, scale, shift = jnp.array([options.rotate, options.scale, options.shift]) * some(affine_key, 3, options.share)
+    rotate, scale, shift = some(affine_key, options.share, options.rotate, options.scale, options.shift)
     angle = jnp.deg2rad(rotate * turn)
     rotation = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]]) / (1 + scale * zoom)
     centre = corner + (CROP_SIDE - 1) / 2 + shift * CROP_SIDE * jnp.stack([down, right])

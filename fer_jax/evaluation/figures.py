@@ -47,6 +47,13 @@ def png(draw: Callable[Arguments, 'Figure'], finish: Callable[[bytes], bytes] = 
     return as_png
 
 
+def blank(width: float, height: float, dpi: int = 120) -> 'Figure':
+    """An empty figure of so many inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=dpi, layout='constrained')
+
+
 @png
 def confusion_matrix_png(matrix: Int[np.ndarray, 'classes classes'] | list[list[int]], class_names: Sequence[str], title: str) -> 'Figure':
     """A PNG of the confusion matrix: rows true, columns predicted, each cell its count and its share of the row.
@@ -55,23 +62,15 @@ def confusion_matrix_png(matrix: Int[np.ndarray, 'classes classes'] | list[list[
     """
     matrix = np.asarray(matrix)
     shares = row_shares(matrix)
-
-    def text(row: int, column: int) -> str:  # an empty cell says zero by being empty
-        count = matrix[row, column]
-        return f'{count}\n{100 * shares[row, column]:.0f} %' if count else ''
-
-    return shares_figure(shares, class_names, title, text)
+    # An empty cell says zero by being empty.
+    return shares_figure(shares, class_names, title, lambda cell: f'{matrix[cell]}\n{100 * shares[cell]:.0f} %' if matrix[cell] else '')
 
 
 @png
 def mean_confusion_png(matrices: Sequence[list[list[int]]], class_names: Sequence[str], title: str) -> 'Figure':
     """A PNG of the mean, over several confusion matrices, of each one's shares of the true class; cells under half a per cent are empty."""
     shares = np.mean([row_shares(np.asarray(matrix)) for matrix in matrices], axis=0)
-
-    def text(row: int, column: int) -> str:
-        return f'{100 * shares[row, column]:.0f} %' if shares[row, column] >= 0.005 else ''
-
-    return shares_figure(shares, class_names, title, text)
+    return shares_figure(shares, class_names, title, lambda cell: f'{100 * shares[cell]:.0f} %' if shares[cell] >= 0.005 else '')
 
 
 def row_shares(matrix: Int[np.ndarray, 'classes classes']) -> Float[np.ndarray, 'classes classes']:
@@ -80,15 +79,13 @@ def row_shares(matrix: Int[np.ndarray, 'classes classes']) -> Float[np.ndarray, 
 
 
 def shares_figure(
-    shares: Float[np.ndarray, 'classes classes'], class_names: Sequence[str], title: str, text: Callable[[int, int], str]
+    shares: Float[np.ndarray, 'classes classes'], class_names: Sequence[str], title: str, text: Callable[[tuple[int, int]], str]
 ) -> 'Figure':
-    """Shares of the true class as colours; `text` says what stands in the cell of a row and a column."""
-    from matplotlib.figure import Figure
-
+    """Shares of the true class as colours; `text` says what stands in the cell of (row, column)."""
     classes = len(shares)
     cell = 0.72 if classes <= 12 else 0.5  # inches; smaller cells would not hold a count and a share
     side = max(4.2, classes * cell)
-    figure = Figure(figsize=(side + 2.4, side + 1.6), dpi=120, layout='constrained')
+    figure = blank(side + 2.4, side + 1.6)
     axes = figure.add_subplot()
     picture = axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
     names = [shortened(name) for name in class_names]
@@ -101,7 +98,7 @@ def shares_figure(
     axes.set_title(title, parse_math=False, wrap=True)
     size = 9.5 if classes <= 12 else 6.5
     for (row, column), share in np.ndenumerate(shares):
-        axes.text(column, row, text(row, column), ha='center', va='center', fontsize=size, color='white' if share > 0.55 else 'black')
+        axes.text(column, row, text((row, column)), ha='center', va='center', fontsize=size, color='white' if share > 0.55 else 'black')
     bar = figure.colorbar(picture, ax=axes, shrink=0.8, format=lambda share, _: f'{100 * share:.0f} %')
     bar.set_label('share of the true class')
     return figure
@@ -113,50 +110,20 @@ def shortened(name: str) -> str:
 
 
 @png
-def curves_png(lines: Sequence[dict[str, Any]], title: str, marks: Sequence[float] = ()) -> 'Figure':
-    """A PNG of a run's metrics.jsonl: loss above, accuracy below, against epochs.
-
-    Args:
-      lines: the parsed lines, of kinds 'train' and 'validation'.
-      marks: epochs at which to draw a thin upright line, such as where a run was killed.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 6), dpi=120, layout='constrained')
-    loss, accuracy = figure.subplots(2, 1, sharex=True)
-    for kind, colour, label in (('train', 'tab:blue', 'training (augmented)'), ('validation', 'tab:orange', 'validation (centre crop)')):
-        chosen = [line for line in lines if line['kind'] == kind]
-        epochs = [line['epoch'] for line in chosen]
-        loss.plot(epochs, [line['loss' if kind == 'train' else 'nll'] for line in chosen], color=colour, label=label)
-        accuracy.plot(epochs, [100 * line['accuracy'] for line in chosen], color=colour, label=label)
-    for axes, name in ((loss, 'cross-entropy, nats'), (accuracy, 'accuracy, %')):
-        axes.set_ylabel(name)
-        axes.grid(alpha=0.3)
-        for mark in marks:
-            axes.axvline(mark, color='black', linewidth=0.8, linestyle=':')
-    loss.set_title(title, parse_math=False, wrap=True)
-    loss.legend()
-    accuracy.set_xlabel('epoch')
-    return figure
-
-
-@png
-def seeds_curves_png(seeds: Sequence[Sequence[dict[str, Any]]]) -> 'Figure':
-    """A PNG of several runs' metrics.jsonl, a thin line each: loss at the left, accuracy at the right, against epochs."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.5, 3.6), dpi=110, layout='constrained')
+def curves_png(runs: Sequence[Sequence[dict[str, Any]]], title: str = '') -> 'Figure':
+    """A PNG of the metrics.jsonl of one run or of several, a line each: loss at the left, accuracy at the right, against epochs."""
+    figure = blank(9.5, 3.8, dpi=110)
     loss, accuracy = figure.subplots(1, 2)
-    for number, lines in enumerate(seeds):
+    for number, lines in enumerate(runs):
         for kind, colour, name, label in (
             ('train', 'tab:blue', 'loss', 'training (augmented)'),
-            ('validation', 'tab:orange', 'nll', 'validation (one centre crop)'),
+            ('validation', 'tab:orange', 'nll', 'validation (centre crop)'),
         ):
             chosen = [line for line in lines if line['kind'] == kind and {name, 'accuracy'} <= line.keys()]
             epochs = [line['epoch'] for line in chosen]
             # A value that was not finite is null in the file.
             values = {key: [np.nan if line[key] is None else line[key] for line in chosen] for key in (name, 'accuracy')}
-            style = {'color': colour, 'linewidth': 1.1, 'alpha': max(0.35, 1 / len(seeds)), 'label': '' if number else label}
+            style = {'color': colour, 'linewidth': 1.1, 'alpha': max(0.35, 1 / len(runs)), 'label': '' if number else label}
             loss.plot(epochs, values[name], **style)
             accuracy.plot(epochs, 100 * np.array(values['accuracy'], float), **style)
     for axes, label in ((loss, 'cross-entropy, nats'), (accuracy, 'accuracy, %')):
@@ -165,6 +132,7 @@ def seeds_curves_png(seeds: Sequence[Sequence[dict[str, Any]]]) -> 'Figure':
         axes.grid(alpha=0.3)
     for line in loss.legend().get_lines():
         line.set_alpha(1)
+    figure.suptitle(title, parse_math=False, wrap=True)
     return figure
 
 
@@ -180,9 +148,7 @@ class Dots(NamedTuple):
 @png
 def accuracies_png(rows: Sequence[Dots], title: str, interval: str) -> 'Figure':
     """A PNG with a line a row: a dot for each seed, the mean, the interval, which `interval` names, and a paper's value as a mark."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.5, 1.5 + 0.42 * len(rows)), dpi=120, layout='constrained')
+    figure = blank(8.5, 1.5 + 0.42 * len(rows))
     axes = figure.add_subplot()
     for place, row in enumerate(rows):
         low, high = (100 * bound for bound in row.interval)
@@ -208,9 +174,7 @@ def reliability_png(
     counts: Int[np.ndarray, ' bins'], confidence: Float[np.ndarray, ' bins'], accuracy: Float[np.ndarray, ' bins']
 ) -> 'Figure':
     """A PNG of accuracy against top probability, bin by bin, with the images of each bin below: statistics.calibration's numbers."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.8, 5.2), dpi=110, layout='constrained')
+    figure = blank(4.8, 5.2, dpi=110)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     filled = counts > 0
     edges, width = np.arange(len(counts)) / len(counts), 1 / len(counts)
@@ -230,10 +194,8 @@ def reliability_png(
 @functools.partial(png, finish=in_few_colours)
 def faces_png(images: UInt8[np.ndarray, 'n height width'], captions: Sequence[str], title: str, columns: int = 8) -> 'Figure':
     """A PNG of faces in a grid, row by row, each with its caption."""
-    from matplotlib.figure import Figure
-
     rows = -(-len(images) // columns)
-    figure = Figure(figsize=(1.5 * columns, 1.95 * rows + 0.6), dpi=80, layout='constrained')
+    figure = blank(1.5 * columns, 1.95 * rows + 0.6, dpi=80)
     places = figure.subplots(rows, columns, squeeze=False).ravel()
     for place in places:
         place.set_axis_off()
@@ -256,10 +218,8 @@ def attention_png(
 
     All maps share one scale of colours, so that a map without contrast looks like one.
     """
-    from matplotlib.figure import Figure
-
     classes, shown, side = images.shape[:3]
-    figure = Figure(figsize=(1.45 * (shown + 1) + 1.4, 1.72 * classes + 0.5), dpi=80, layout='constrained')
+    figure = blank(1.45 * (shown + 1) + 1.4, 1.72 * classes + 0.5, dpi=80)
     places = figure.subplots(classes, shown + 1, squeeze=False)
     low, high = float(min(maps.min(), means.min())), float(max(maps.max(), means.max()))
     extent = (0, side, side, 0)
@@ -284,12 +244,10 @@ def attention_png(
 @png
 def gates_png(gates: Float[np.ndarray, 'classes channels'], class_names: Sequence[str]) -> 'Figure':
     """A PNG of each class's mean channel weights, less their mean over the classes; channels stand by the class that raises them most."""
-    from matplotlib.figure import Figure
-
     apart = gates - gates.mean(0)
     order = np.lexsort((-apart.max(0), apart.argmax(0)))
     limit = max(float(np.abs(apart).max()), 1e-6)
-    figure = Figure(figsize=(10, 1.5 + 0.34 * len(gates)), dpi=100, layout='constrained')
+    figure = blank(10, 1.5 + 0.34 * len(gates), dpi=100)
     axes = figure.add_subplot()
     picture = axes.imshow(apart[:, order], cmap='RdBu_r', vmin=-limit, vmax=limit, aspect='auto', interpolation='nearest')
     axes.set_yticks(range(len(gates)), [shortened(name) for name in class_names], parse_math=False)

@@ -8,7 +8,7 @@ import numpy as np
 from fer_jax.core.config import differences
 from fer_jax.core.fields import MOVABLE, default_config
 from fer_jax.core.statistics import calibration
-from fer_jax.evaluation.figures import mean_confusion_png, reliability_png, row_shares, seeds_curves_png
+from fer_jax.evaluation.figures import curves_png, mean_confusion_png, reliability_png, row_shares
 from fer_jax.report.pages import Beside, Block, Cell, Fold, Picture, Table, Text
 from fer_jax.report.tables import Row
 from fer_jax.runs.records import Run, read_metrics
@@ -83,7 +83,7 @@ def details(rows: Sequence[Row], head: Row, is_open: bool) -> Fold:
     ]
     curves = [lines for run in runs if (lines := read_metrics(run.folder))]
     if curves:
-        blocks.append(Picture(seeds_curves_png(curves), f'Loss and accuracy during training of {group.title}, a line for each run'))
+        blocks.append(Picture(curves_png(curves), f'Loss and accuracy during training of {group.title}, a line for each run'))
     names = list(head.units[0].summary['per_class'])
     matrices = [unit.summary['confusion_matrix'] for unit in head.units]
     alt = f'Confusion matrix, {head.title} by {views_text(head)}' + (f', mean of {len(matrices)}' if len(matrices) > 1 else '')

@@ -18,7 +18,6 @@ from fer_jax.evaluation.figures import (
     gates_png,
     mean_confusion_png,
     reliability_png,
-    seeds_curves_png,
     to_png,
 )
 
@@ -84,17 +83,18 @@ def test_names_of_any_kind_are_shown_as_they_are():
 def test_curves():
     train = [{'kind': 'train', 'epoch': e / 2, 'loss': 2 - e / 2, 'accuracy': e / 4} for e in range(3)]
     validation = [{'kind': 'validation', 'epoch': 1, 'nll': 1.5, 'accuracy': 0.25}]
-    loss, accuracy = drawn(curves_png, [train[0], *validation, *train[1:]], 'run', marks=[0.75]).axes
-    assert points(loss) == [([0, 0.5, 1], [2, 1.5, 1]), ([1], [1.5]), ([0.75, 0.75], [0, 1])]
-    assert points(accuracy) == [([0, 0.5, 1], [0, 25, 50]), ([1], [25]), ([0.75, 0.75], [0, 1])]
+    figure = drawn(curves_png, [[train[0], *validation, *train[1:]]], 'run')
+    loss, accuracy = figure.axes
+    assert points(loss) == [([0, 0.5, 1], [2, 1.5, 1]), ([1], [1.5])]
+    assert points(accuracy) == [([0, 0.5, 1], [0, 25, 50]), ([1], [25])]
     assert [text.get_text() for text in loss.get_legend().get_texts()] == ['training (augmented)', 'validation (centre crop)']
-    assert (loss.get_title(), loss.get_ylabel(), accuracy.get_ylabel()) == ('run', 'cross-entropy, nats', 'accuracy, %')
+    assert (figure.get_suptitle(), loss.get_ylabel(), accuracy.get_ylabel()) == ('run', 'cross-entropy, nats', 'accuracy, %')
 
 
 def test_curves_of_seeds_leave_out_what_was_not_finite():
     seeds = [[{'kind': 'train', 'epoch': 1, 'loss': 2.0, 'accuracy': 0.5}, {'kind': 'train', 'epoch': 2, 'loss': None, 'accuracy': 0.75}]]
     seeds.append([{'kind': 'validation', 'epoch': 2, 'nll': 1.0, 'accuracy': 0.25}, {'kind': 'validation', 'epoch': 3, 'accuracy': 0.5}])
-    loss, accuracy = drawn(seeds_curves_png, seeds).axes
+    loss, accuracy = drawn(curves_png, seeds).axes
     # A line each of training and validation, for each seed, also where it is empty.
     assert points(accuracy) == [([1, 2], [50, 75]), ([], []), ([], []), ([2], [25])]
     np.testing.assert_array_equal(loss.lines[0].get_ydata(), [2.0, np.nan])

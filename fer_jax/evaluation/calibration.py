@@ -1,12 +1,11 @@
 """One temperature that a network's outputs are divided by, so that its probabilities come true (Guo et al., 2017)."""
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
-from fer_jax.evaluation.metrics import EvaluationState, calibration_error
+from fer_jax.core.statistics import calibration_error
 
 LEAST = 1e-7  # of a probability, a tenth of the last digit that predictions.csv has
 RANGE = (0.05, 20.0)
@@ -27,9 +26,9 @@ def divided(probabilities: Float[np.ndarray, 'n classes'], temperature: float) -
 
 
 def calibration(probabilities: Float[np.ndarray, 'n classes'], labels: Int[np.ndarray, ' n']) -> dict[str, float]:
-    """`nll`, the mean in nats, and `calibration_error`, as of metrics.summarise."""
-    state = EvaluationState.from_batch(jnp.log(probabilities), jnp.asarray(labels), jnp.ones(len(labels)))
-    return {'nll': mean_nll(probabilities, labels), 'calibration_error': calibration_error(state)}
+    """`nll`, the mean in nats, and `calibration_error`, of what is most probable."""
+    error = calibration_error(probabilities.max(1), probabilities.argmax(1) == labels)
+    return {'nll': mean_nll(probabilities, labels), 'calibration_error': error}
 
 
 def mean_nll(probabilities: Float[np.ndarray, 'n classes'], labels: Int[np.ndarray, ' n']) -> float:

@@ -19,6 +19,7 @@ from jaxtyping import Float, Float32, Int32
 from fer_jax.core.errors import Diverged, unknown
 from fer_jax.core.files import write_atomic, write_json
 from fer_jax.core.mesh import DATA, settle
+from fer_jax.core.statistics import calibration_error
 from fer_jax.data.schema import Faces
 from fer_jax.data.views import CROP_SIDE, VIEWS, crops, normalise, resized
 from fer_jax.evaluation.figures import confusion_matrix_png
@@ -32,7 +33,7 @@ Apply = Callable[[Any, Float[Array, 'batch height width 1']], Float[Array, 'batc
 class Evaluation:
     """What an evaluation found, image by image in the split's order, and summed up."""
 
-    summary: dict[str, Any]  # of metrics.summarise
+    summary: dict[str, Any]  # of metrics.summarise, with `calibration_error` and, where the split has such, `subsets`
     probabilities: Float32[np.ndarray, 'n classes']
     predictions: Int32[np.ndarray, ' n']
 
@@ -80,12 +81,13 @@ def make_evaluator(
         broken = ~np.isfinite(log_probabilities).all(1)
         if broken.any():
             raise Diverged(f'the network gives no finite output for {broken.sum()} of {len(faces)} images')
-        predictions = np.concatenate(predictions)[: len(faces)]
+        probabilities, predictions = np.exp(log_probabilities), np.concatenate(predictions)[: len(faces)]
+        correct = predictions == faces.labels
         summary = summarise(state, tuple(class_names))
+        summary['calibration_error'] = calibration_error(probabilities.max(1), correct)
         if faces.subsets:
-            correct = predictions == faces.labels
             summary['subsets'] = {name: share_correct(correct[members]) for name, members in faces.subsets.items() if members.any()}
-        return Evaluation(summary, np.exp(log_probabilities), predictions)
+        return Evaluation(summary, probabilities, predictions)
 
     return evaluate
 

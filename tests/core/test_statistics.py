@@ -102,3 +102,7 @@ def test_calibration_bins_by_hand() -> None:
     assert means[13] == pytest.approx(0.91) and accuracies[13] == 1 and accuracies[6] == 0
     assert np.isnan(means[0])
     assert calibration_error(confidence, np.array([True, False, True, True])) == pytest.approx((0.6 + 0.45 + 0.1 + 0.08) / 4)
+    # Of one bin the right and the wrong are set off: 0.88 and 0.92 share 13, one right of 1.80, and the two of 0.70 bin 10, one of 1.40.
+    confidence, correct = np.array([0.88, 0.92, 0.62, 0.70, 0.70]), np.array([True, False, True, True, False])
+    assert calibration_error(confidence, correct) == pytest.approx((0.80 + 0.38 + 0.40) / 5)
+    assert calibration_error(np.ones(2), np.ones(2, bool)) == 0, 'certainty falls into the last bin'

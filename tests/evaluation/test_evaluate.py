@@ -12,6 +12,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from fer_jax.core.errors import Diverged, InputError
+from fer_jax.core.statistics import calibration_error
 from fer_jax.data.schema import Faces
 from fer_jax.data.views import crops
 from fer_jax.evaluation import evaluate as evaluate_module
@@ -67,6 +68,8 @@ def test_any_batch_and_any_devices_give_numpys_numbers(views: str, devices: int,
     assert evaluation.summary['confusion_matrix'] == matrix.tolist()
     assert evaluation.summary['count'] == 45
     assert evaluation.summary['nll'] == pytest.approx(-np.log(probabilities[np.arange(45), split.labels]).mean(), rel=1e-5)
+    sure = calibration_error(probabilities.max(1), predicted == split.labels)
+    assert evaluation.summary['calibration_error'] == pytest.approx(sure, abs=1e-5)
 
 
 def test_crops_lie_where_they_should() -> None:

@@ -1,7 +1,5 @@
 """What runs leave behind, read without JAX: folders → runs, finished or not → the groups that they form."""
 
-import csv
-import io
 import json
 import os
 import pathlib
@@ -11,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int32
 from ml_collections import ConfigDict
 
 from fer_jax.core.config import from_record, values
@@ -19,6 +16,7 @@ from fer_jax.core.errors import InputError
 from fer_jax.core.fields import MOVABLE
 from fer_jax.core.files import NUMBER, check_fields, read_json, read_text
 from fer_jax.core.statistics import calibration_error
+from fer_jax.data.predictions import Predictions, read_predictions
 from fer_jax.evaluation.scores import summarise_confusion
 from fer_jax.runs.claims import is_live, latest
 
@@ -38,14 +36,6 @@ SHARE_FIELDS = {'count': int, 'correct': int, 'accuracy': NUMBER}
 ENVIRONMENT_FIELDS = {'python': str, 'cpu': str, 'device': dict, 'packages': dict, 'code': dict}
 VARIANT_NAME = r'\w[\w.+=-]*'  # of a sweep's network, which is a folder's too
 SKIPPED_FOLDERS = ('checkpoints', 'tensorboard', 'claims')
-
-
-class Predictions(NamedTuple):
-    """predictions.csv, image by image in the split's order."""
-
-    labels: Int32[np.ndarray, ' n']
-    correct: Bool[np.ndarray, ' n']
-    confidence: Float64[np.ndarray, ' n']  # the top probability
 
 
 class Evaluation(NamedTuple):
@@ -220,28 +210,6 @@ def check_summary(summary: Any, path: pathlib.Path) -> None:
         check_fields(part, SHARE_FIELDS, path, f'subsets.{name}.')
         if not 0 <= part['correct'] <= part['count'] <= summary['count'] or not part['count']:
             raise InputError(f'{path}: field subsets.{name} says {part["correct"]} of {part["count"]} images, of {summary["count"]} in all')
-
-
-def read_predictions(path: pathlib.Path, class_names: Sequence[str]) -> Predictions:
-    """The columns of predictions.csv; InputError names the line that is not what it should be."""
-    number = {name: index for index, name in enumerate(class_names)}
-    labels, correct, confidence = [], [], []
-    rows = csv.reader(io.StringIO(read_text(path), newline=''))
-    try:
-        if next(rows, []) != ['index', 'label', 'prediction', *(f'probability_{name}' for name in class_names)]:
-            raise InputError(f'{path}: line 1 names other columns than index, label, prediction and a probability for each class')
-        for row in rows:
-            probabilities = [float(cell) for cell in row[3:]]
-            if len(probabilities) != len(number) or not all(0 <= each <= 1 for each in probabilities):
-                raise ValueError(row)
-            labels.append(number[row[1]])
-            correct.append(number[row[2]] == labels[-1])
-            confidence.append(max(probabilities))
-    except (KeyError, IndexError, csv.Error, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f'{path}: line {rows.line_num} is not an index, two classes and {len(number)} probabilities') from None
-    return Predictions(np.array(labels, np.int32), np.array(correct, bool), np.array(confidence, np.float64))
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:

@@ -272,12 +272,12 @@ def export_weights(workdir: pathlib.Path, out: pathlib.Path) -> None:
         owner[name] = owner[name] and pathlib.PurePath(owner[name]).name
     config.data.prepared = 'data'
     chosen_on = result['split_titles']['validation']
-    labels, probabilities = read_predictions(evaluations / f'best-{chosen_on}-centre' / 'predictions.csv', weights.class_names)
+    labels, _, probabilities = read_predictions(evaluations / f'best-{chosen_on}-centre' / 'predictions.csv', weights.class_names)
     temperature = fit_temperature(probabilities, labels)
     variables = cooled(weights, temperature)
     calibrated = {}
     for title in (result['split_titles'][key.removesuffix('_centre')] for key in scores if key.endswith('_centre')):
-        labels, probabilities = read_predictions(evaluations / f'best-{title}-centre' / 'predictions.csv', weights.class_names)
+        labels, _, probabilities = read_predictions(evaluations / f'best-{title}-centre' / 'predictions.csv', weights.class_names)
         calibrated[title] = calibration(divided(probabilities, temperature), labels)
     metadata = {
         'name': config.name,

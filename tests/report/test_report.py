@@ -391,8 +391,10 @@ BREAKS = {
     'result.json: field subsets.strict majority says 90 of 80': lambda run: add_part(run, 80, 90),
     'result.json: has no field subsets.x.count': lambda run: edit(scoring(run), subsets={'x': {}}),
     'result.json: field count is 99': lambda run: edit(scoring(run), count=99),
-    'predictions.csv: line 1 names other columns': lambda run: scoring(run).with_name('predictions.csv').write_text('a,b\n'),
-    'predictions.csv: line 3 is not': lambda run: change_line(scoring(run).with_name('predictions.csv'), 3, '1,happy,nobody,1,0,0,0,0,0,0'),
+    'predictions.csv, line 1: no predictions': lambda run: scoring(run).with_name('predictions.csv').write_text('a,b\n'),
+    'predictions.csv, line 3: not the row of image 1': lambda run: change_line(
+        scoring(run).with_name('predictions.csv'), 3, '1,happy,nobody,1,0,0,0,0,0,0'
+    ),
     'predictions.csv: 99 images, but count': lambda run: change_line(scoring(run).with_name('predictions.csv'), 101, ''),
     'config.json: .*unknown config field': lambda run: edit(run / 'config.json', colour='red'),
     'config.json: no configuration': lambda run: (run / 'config.json').write_text('[]'),

@@ -31,7 +31,6 @@ SUFFIX = '.safetensors'
 # What a file must say beside its format.
 REQUIRED = {'config': dict, 'class_names': list, 'protocol': dict, 'step': int, 'seed': int, 'content_sha256': str}
 MOST_BYTES = 1 << 30  # of a file; the paper's network has 7.7 MB
-MOST_HEADER_BYTES = 1 << 23
 SHOWN = 4  # paths that a line of `difference_text` names
 # Fields of which a file holds the last part only: they name the author's folders.
 PATHS = ('data.path', 'data.votes', 'data.teacher', 'init_from')
@@ -123,62 +122,44 @@ def load_weights(path: pathlib.Path) -> Weights:
         little or too much, or values that are not finite.
     """
     import safetensors
-    import safetensors.numpy
 
     data = read_bytes(path, MOST_BYTES)
-    header = _header(path, data)
     try:
-        metadata = json.loads(header.get('__metadata__', {})[KEY])
-        form, values = metadata['format'], {key: metadata[key] for key in REQUIRED}
-    except (KeyError, TypeError, ValueError, RecursionError):
+        arrays = dict(safetensors.deserialize(data))  # it also checks the header, and that the arrays fill the rest
+    except safetensors.SafetensorError as error:
+        raise InputError(f'{path}: no safetensors file, or damaged: {error}') from None
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], 'little')])
+    try:
+        metadata = json.loads(header['__metadata__'][KEY])
+    except (KeyError, ValueError, RecursionError):
         raise InputError(f'{path}: no weights of fer_jax (its header has no metadata of that name, or they are damaged)') from None
-    if form != FORMAT:
-        raise InputError(f'{path}: weights of format {_short(form)}; this version reads {FORMAT}')
-    wrong = [key for key, kind in REQUIRED.items() if type(values[key]) is not kind]
-    class_names = values['class_names']
-    if wrong or not class_names or not all(isinstance(name, str) for name in class_names):
-        raise InputError(
-            f'{path}: damaged: {wrong[0] if wrong else "class_names"} of its metadata is {_short(values[(wrong or ["class_names"])[0]])}'
-        )
-    config = from_record(values['config'], str(path))
-    stated = {name: entry for name, entry in header.items() if name != '__metadata__'}
-    _check_stated(path, stated, shapes(config.network, len(class_names)))
-    try:
-        variables = safetensors.numpy.load(data)
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise InputError(f'{path}: damaged: {" ".join(str(error).split())}') from None
+    check_fields(metadata, {'format': int}, path, 'metadata.')
+    if metadata['format'] != FORMAT:
+        raise InputError(f'{path}: weights of format {metadata["format"]}; this version reads {FORMAT}')
+    check_fields(metadata, REQUIRED, path, 'metadata.')
+    class_names = metadata['class_names']
+    if not class_names or not all(isinstance(name, str) for name in class_names):
+        raise InputError(f'{path}: damaged: class_names of its metadata is no list of names')
+    config = from_record(metadata['config'], str(path))
+    _check_arrays(path, arrays, shapes(config.network, len(class_names)))
+    variables = {name: np.frombuffer(array['data'], '<f4').reshape(array['shape']) for name, array in arrays.items()}
     broken = [name for name, value in variables.items() if not np.isfinite(value).all()]
     if broken:
         raise InputError(f'{path}: damaged: {broken[0]} holds values that are not finite')
     return Weights(path.name.removesuffix(SUFFIX), variables, config, tuple(class_names), metadata)
 
 
-def _header(path: pathlib.Path, data: bytes) -> dict[str, Any]:
-    """The JSON object that a safetensors file begins with, its length before it in eight bytes."""
-    length = int.from_bytes(data[:8], 'little')
-    if len(data) < 8 or not 2 <= length <= min(MOST_HEADER_BYTES, len(data) - 8):
-        raise InputError(f'{path}: no safetensors file, or cut short: a header of {length:,} bytes in a file of {len(data):,}')
-    try:
-        header = json.loads(data[8 : 8 + length])
-    except (ValueError, RecursionError):
-        raise InputError(f'{path}: no safetensors file: its header is not JSON') from None
-    if not isinstance(header, dict):
-        raise InputError(f'{path}: no safetensors file: its header is not an object')
-    return header
-
-
-def _check_stated(path: pathlib.Path, stated: dict[str, Any], expected: dict[str, tuple[int, ...]]) -> None:
-    """What the header says of each array against what the network needs, before any of them is made."""
-    for problem, names in (('lacks', expected.keys() - stated.keys()), ('holds the surplus', stated.keys() - expected.keys())):
+def _check_arrays(path: pathlib.Path, arrays: dict[str, Any], expected: dict[str, tuple[int, ...]]) -> None:
+    """What the file holds against what the network needs."""
+    for problem, names in (('lacks', expected.keys() - arrays.keys()), ('holds the surplus', arrays.keys() - expected.keys())):
         if names:
             more = f' and {len(names) - 1} more' if len(names) > 1 else ''
-            raise InputError(f'{path}: damaged: it {problem} {_short(min(names))}{more}')
+            raise InputError(f'{path}: damaged: it {problem} {min(names)!r}{more}')
     for name, shape in expected.items():
-        entry = stated[name] if isinstance(stated[name], dict) else {}
-        if entry.get('dtype') != 'F32':
-            raise InputError(f'{path}: damaged: {name} is of type {_short(entry.get("dtype"))}, not F32')
-        if entry.get('shape') != list(shape):
-            raise InputError(f'{path}: damaged: {name} has shape {_short(entry.get("shape"))}, its network {list(shape)}')
+        if arrays[name]['dtype'] != 'F32':
+            raise InputError(f'{path}: damaged: {name} is of type {arrays[name]["dtype"]}, not F32')
+        if arrays[name]['shape'] != list(shape):
+            raise InputError(f'{path}: damaged: {name} has shape {arrays[name]["shape"]}, its network {list(shape)}')
 
 
 def shapes(network: ConfigDict, classes: int) -> dict[str, tuple[int, ...]]:
@@ -324,12 +305,6 @@ def _flatten(tree: dict[str, Any]) -> dict[str, Any]:
 def flat(tree: dict[str, Any]) -> Variables:
     """The inverse of `nested`."""
     return {path: np.asarray(value) for path, value in _flatten(tree).items()}
-
-
-def _short(stated: Any) -> str:
-    """What a damaged file says, fit for one line."""
-    text = ascii(stated)
-    return text if len(text) <= 60 else text[:60] + '…'
 
 
 def _text(shape: tuple[int, ...]) -> str:

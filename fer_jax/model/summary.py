@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -10,10 +11,12 @@ import jax.numpy as jnp
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
+from fer_jax.data import fer2013, ferplus
 from fer_jax.data.views import CROP_SIDE
 from fer_jax.model.baselines import Baseline, make_any
 from fer_jax.model.fernet import FERNet
 
+INPUT = jax.ShapeDtypeStruct((1, CROP_SIDE, CROP_SIDE, 1), jnp.float32)  # one image
 OPERATORS = {
     'stem': 'convolution k3 s1 p1',
     'spatial_attention': 'SA',
@@ -24,25 +27,33 @@ OPERATORS = {
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One row of Table 1."""
+    """One row of Table 1, or one layer of a baseline."""
 
-    input: tuple[int, int, int]  # channels, height, width
+    shape: tuple[int, int, int]  # channels, height, width: of its input, of a baseline's layer of the output
     operator: str
     parameters: int
     multiply_adds: int  # a forward pass of one image
 
 
+def variable_shapes(network: nn.Module) -> dict[str, Any]:
+    """The network's variables as shapes and types; nothing is computed."""
+    return jax.eval_shape(lambda x: network.init(jax.random.key(0), x, train=False), INPUT)
+
+
+def network_of(config: ConfigDict) -> FERNet | Baseline:
+    """The network of a checked configuration for FER+'s 8 classes or FER2013's 7; a folder's are not known before it is read."""
+    return make_any(config.network, len((ferplus if config.data.dataset == 'ferplus' else fer2013).CLASSES))
+
+
 def table_rows(network: FERNet) -> list[Row]:
     """The rows of Table 1, from the network's own parameters and output shapes; nothing is computed."""
-    images = jax.ShapeDtypeStruct((1, CROP_SIDE, CROP_SIDE, 1), jnp.float32)
-    variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, train=False), images)
-    parameters = variables['params']
-    outputs = module_outputs(network, variables, images)
+    variables = variable_shapes(network)
+    parameters, outputs = variables['params'], module_outputs(network, variables)
     rows, shape = [], (1, CROP_SIDE, CROP_SIDE)
     for name in (name for name in outputs if not name.endswith('_bn') and name != '__call__'):
         own = [parameters.get(part, {}) for part in (name, f'{name}_bn')]  # an attention may have none
         count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(own))
-        operator = 'CSP_BLOCK' if name in block_names(network) else OPERATORS.get(name, name.rpartition('_')[2].upper())
+        operator = 'CSP_BLOCK' if re.fullmatch(r'block\d+', name) else OPERATORS.get(name, name.rpartition('_')[2].upper())
         rows.append(Row(shape, operator, count, multiply_adds(own[0], outputs[name])))
         _, height, width, channels = outputs[name]['__call__'][0].shape
         shape = (channels, height, width)
@@ -50,14 +61,8 @@ def table_rows(network: FERNet) -> list[Row]:
     return [*rows, Row((network.classes, 1, 1), 'softmax', 0, 0)]
 
 
-def block_names(network: FERNet) -> list[str]:
-    """The names of the CSP blocks among the network's parameters."""
-    return [f'block{number}' for number in range(1, len(network.blocks) + 1)]
-
-
-def module_outputs(network: nn.Module, variables: Any, images: jax.ShapeDtypeStruct) -> dict[str, Any]:
+def module_outputs(network: nn.Module, variables: Any) -> dict[str, Any]:
     """Module name → … → `__call__` → the shapes of its outputs, one a call, in the order of the forward pass."""
-
     order: list[str] = []  # the transformation sorts what it returns
 
     def forward(variables: Any, images: jax.Array) -> Any:
@@ -65,7 +70,7 @@ def module_outputs(network: nn.Module, variables: Any, images: jax.ShapeDtypeStr
         order.extend(outputs)
         return outputs
 
-    shapes = jax.eval_shape(forward, variables, images)
+    shapes = jax.eval_shape(forward, variables, INPUT)
     return {name: shapes[name] for name in order}
 
 
@@ -85,11 +90,9 @@ def activation_bytes(network: FERNet) -> int:
 
     Counted are convolutions, dense layers, batch norms and activation functions.
     """
-    network = network.clone(
-        options=dataclasses.replace(network.options, activation='relu')
-    )  # the others' outputs are as large, but not all of them can be told by a name
-    images = jax.ShapeDtypeStruct((1, CROP_SIDE, CROP_SIDE, 1), jnp.float32)
-    variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, train=False), images)
+    # The outputs of other activations are as large, but not all of them can be told by a name.
+    network = network.clone(options=dataclasses.replace(network.options, activation='relu'))
+    variables = variable_shapes(network)
 
     def layers(tree: dict) -> int:
         children = [value for value in tree.values() if isinstance(value, dict)]
@@ -107,49 +110,42 @@ def activation_bytes(network: FERNet) -> int:
                 total += relus(inner.jaxpr) if inner else 0
         return total
 
-    forward = jax.make_jaxpr(lambda variables, x: network.apply(variables, x, train=False))(variables, images)
-    return 2 * 4 * (layers(module_outputs(network, variables, images)) + relus(forward.jaxpr))
+    forward = jax.make_jaxpr(lambda variables, x: network.apply(variables, x, train=False))(variables, INPUT)
+    return 2 * 4 * (layers(module_outputs(network, variables)) + relus(forward.jaxpr))
 
 
-def layer_table(network: Baseline) -> str:
-    """A line a convolution, each with the batch norm behind it: output size, parameters and FLOPs (2 a multiply-add)."""
-    images = jax.ShapeDtypeStruct((1, CROP_SIDE, CROP_SIDE, 1), jnp.float32)
-    variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, train=False), images)
-    parameters, outputs = variables['params'], module_outputs(network, variables, images)
-    lines, total, total_work = [f'{"layer":<28}  {"output (C,H,W)":<14}  {"parameters":>10}  {"MFLOPs":>9}'], 0, 0
+def layer_rows(network: Baseline) -> list[Row]:
+    """A row a convolution, each with the batch norm behind it."""
+    variables = variable_shapes(network)
+    parameters, outputs, rows = variables['params'], module_outputs(network, variables), []
     for name in (name for name in outputs if name in parameters and not name.endswith('_bn')):
         norm = f'{name}_bn' if f'{name}_bn' in parameters else name
         output = outputs[norm]['__call__'][0]  # behind the norm, for a part of what the convolution puts out may be cut off
         count = sum(math.prod(leaf.shape) for part in {name, norm} for leaf in jax.tree.leaves(parameters[part]))
-        work = multiply_adds(parameters[name], {'__call__': [output]})
-        total, total_work = total + count, total_work + work
         _, height, width, channels = output.shape
-        lines.append(f'{name:<28}  {f"{channels},{height},{width}":<14}  {count:>10,}  {2 * work / 1e6:>9.3f}')
-    lines.append(f'{"total":<28}  {"":<14}  {total:>10,}  {2 * total_work / 1e6:>9.3f}')
-    return '\n'.join([*lines, '', f'Parameters size (MB): {4 * total / 2**20:.2f}'])
+        rows.append(Row((channels, height, width), name, count, multiply_adds(parameters[name], {'__call__': [output]})))
+    return rows
 
 
-def summary(config: ConfigDict, classes: int = 7) -> str:
+def summary(config: ConfigDict) -> str:
     """Table 1 as the paper prints it, with FLOPs (2 a multiply-add) and the forward/backward pass size; of a baseline its layers."""
-    network = make_any(config.network, classes)
+    network = network_of(config)
     if isinstance(network, Baseline):
-        return layer_table(network)
-    rows = table_rows(network)
-    lines = [f'{"input (C,H,W)":<14}  {"operator":<22}  {"parameters":>10}  {"MFLOPs":>8}']
-    for row in rows:
-        size = ','.join(map(str, row.input))
-        lines.append(f'{size:<14}  {row.operator:<22}  {row.parameters:>10,}  {2 * row.multiply_adds / 1e6:>8.3f}')
+        size, operator, rows, more = 'output (C,H,W)', 'layer', layer_rows(network), []
+    else:
+        size, operator, rows = 'input (C,H,W)', 'operator', table_rows(network)
+        more = [f'Forward/backward pass size (MB): {activation_bytes(network) / 2**20:.2f} (the paper prints 9.46)']
     parameters, work = sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows)
-    lines.append(f'{"total":<14}  {"":<22}  {parameters:>10,}  {2 * work / 1e6:>8.3f}')
-    lines.append('')
-    lines.append(f'Parameters size (MB): {4 * parameters / 2**20:.2f}')
-    lines.append(f'Forward/backward pass size (MB): {activation_bytes(network) / 2**20:.2f} (the paper prints 9.46)')
+
+    def line(size: str, operator: str, parameters: int, multiply_adds: int) -> str:
+        return f'{size:<14}  {operator:<28}  {parameters:>10,}  {2 * multiply_adds / 1e6:>9.3f}'
+
+    lines = [f'{size:<14}  {operator:<28}  {"parameters":>10}  {"MFLOPs":>9}']
+    lines += [line(','.join(map(str, row.shape)), row.operator, row.parameters, row.multiply_adds) for row in rows]
+    lines += [line('total', '', parameters, work), '', f'Parameters size (MB): {4 * parameters / 2**20:.2f}', *more]
     return '\n'.join(lines)
 
 
-def parameter_table(config: ConfigDict, classes: int = 7) -> str:
+def parameter_table(config: ConfigDict) -> str:
     """Every parameter's name, shape and size."""
-    network = make_any(config.network, classes)
-    images = jnp.zeros((1, CROP_SIDE, CROP_SIDE, 1))
-    parameters = jax.eval_shape(lambda: network.init(jax.random.key(0), images, train=False))['params']
-    return parameter_overview.get_parameter_overview(parameters, include_stats=False)
+    return parameter_overview.get_parameter_overview(variable_shapes(network_of(config))['params'], include_stats=False)

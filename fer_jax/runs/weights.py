@@ -10,8 +10,6 @@ import pathlib
 from typing import Any
 
 import flax.traverse_util
-import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -19,9 +17,9 @@ from fer_jax.core.config import from_record
 from fer_jax.core.errors import InputError
 from fer_jax.core.files import check_fields, read_bytes, read_json, write_atomic
 from fer_jax.data.predictions import read_predictions
-from fer_jax.data.views import CROP_SIDE
 from fer_jax.evaluation.calibration import calibration, divided, fit_temperature
 from fer_jax.model.baselines import make_any
+from fer_jax.model.summary import variable_shapes
 from fer_jax.runs.checkpoint import read_best
 
 FORMAT = 1  # of the metadata
@@ -164,9 +162,7 @@ def _check_arrays(path: pathlib.Path, arrays: dict[str, Any], expected: dict[str
 
 def shapes(network: ConfigDict, classes: int) -> dict[str, tuple[int, ...]]:
     """Path → shape of every variable of the network that a checked `config.network` names; nothing is computed."""
-    images = jax.ShapeDtypeStruct((1, CROP_SIDE, CROP_SIDE, 1), jnp.float32)
-    made = make_any(network, classes)
-    tree = jax.eval_shape(lambda x: made.init(jax.random.key(0), x, train=False), images)
+    tree = variable_shapes(make_any(network, classes))
     return {path: leaf.shape for path, leaf in _flatten(tree).items() if path.startswith(('params/', 'batch_stats/'))}
 
 

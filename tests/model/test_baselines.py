@@ -146,7 +146,7 @@ def test_the_configurations_differ_in_the_network_only():
 @pytest.mark.parametrize('name', ['mini_xception', 'resnet18'])
 def test_the_printed_table(name):
     lines = [line.split() for line in summary(config_of(name)).splitlines()]
-    assert lines[0][0] == 'layer'
+    assert lines[0][:3] == ['output', '(C,H,W)', 'layer']
     total = next(line for line in lines if line and line[0] == 'total')
     assert total[1] == f'{COUNTS[name](7):,}'
     assert f'{COUNTS[name](7):,}' in parameter_table(config_of(name))

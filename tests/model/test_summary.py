@@ -45,7 +45,7 @@ def rows(**network):
 
 
 def test_the_rows_are_table_1():
-    assert [(row.input, row.operator, row.parameters) for row in rows()] == TABLE_1
+    assert [(row.shape, row.operator, row.parameters) for row in rows()] == TABLE_1
 
 
 def test_multiply_adds_by_hand():
@@ -109,6 +109,19 @@ def test_the_printed_table():
 def test_another_number_of_classes():
     head = [row for row in table_rows(make_network(default_config().network, 8)) if row.parameters][-1]
     assert head.parameters == 9 * 512 * 8 + 8
+
+
+@pytest.mark.parametrize('name', ['fernet', 'vgg13'])
+def test_ferplus_has_its_eighth_class(name):
+    """One class more is one more of the head's filters, 3·3 or 1·1 of 512 channels, and its bias."""
+    config = default_config()
+    config.network.name = name
+    found = []
+    for dataset in ('fer2013', 'ferplus'):
+        config.data.dataset = dataset
+        total = next(line for line in summary(config).splitlines() if line.startswith('total'))
+        found.append(int(total.split()[1].replace(',', '')))
+    assert found[1] - found[0] == {'fernet': 9 * 512 + 1, 'vgg13': 512 + 1}[name]
 
 
 class Halved(nn.Module):

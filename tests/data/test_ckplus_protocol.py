@@ -232,7 +232,7 @@ def test_the_nearest_neighbour_by_hand():
 def test_blocks_change_nothing(block):
     generator = np.random.default_rng(0)
     known, asked = generator.integers(0, 256, (13, 4, 4), np.uint8), generator.integers(0, 256, (9, 4, 4), np.uint8)
-    known[9] = known[2]  # a tie over two blocks
+    known[9] = known[2]  # a tie
     asked[5] = known[9]
     distances = ((asked[:, None].astype(int) - known[None].astype(int)) ** 2).sum((2, 3))
     assert nearest(known, asked, block).tolist() == distances.argmin(1).tolist()

@@ -5,12 +5,12 @@ import json
 import math
 import os
 import pathlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
-from fer_jax.core.errors import NotSaved
+from fer_jax.core.errors import InputError, NotSaved
 from fer_jax.core.files import write_atomic
-from fer_jax.runs.events import Events
 from fer_jax.runs.process_log import LOG
 from fer_jax.runs.progress import Progress, shown
 
@@ -95,12 +95,8 @@ class MetricWriter:
         except OSError as error:
             raise NotSaved(f'{self._folder / name} could not be written ({error.strerror})') from None
 
-    def restart(self, step: int) -> None:
-        """Counts time from `step` and now: to be called after the first step, so that compiling counts nowhere."""
-        self._progress.restart(step)
-
     def pause(self) -> contextlib.AbstractContextManager[None]:
-        """Leaves what happens inside, as an evaluation, out of images/s and time left."""
+        """Leaves what happens inside, as compiling or an evaluation, out of images/s and time left."""
         return self._progress.pause()
 
     def train(self, step: int, metrics: dict[str, float]) -> None:
@@ -112,7 +108,8 @@ class MetricWriter:
         rate = self._progress.rate(step)
         if self._lead:
             self._record('train', step, metrics)
-            self._note('train', step, {'images_per_second': rate} if rate is not None else {})
+            if rate is not None:
+                self._note('train', step, {'images_per_second': rate})
             self._progress.show(step, metrics, rate)
 
     def validation(self, step: int, metrics: dict[str, float]) -> None:
@@ -138,14 +135,43 @@ class MetricWriter:
 
     def _note(self, kind: str, step: int, values: dict[str, float]) -> None:
         """For TensorBoard, which gets no more of a run after an error: half an event would hide all that come after it."""
-        if self._events:
-            try:
-                for name, value in values.items():
-                    self._events.scalar(f'{kind}/{name}', value, step)
-                self._events.flush()
-            except OSError as error:
-                self._events = None
-                raise NotSaved(f'{self._folder / "tensorboard"} could not be written ({error.strerror})') from None
+        if events := self._events:
+            self._events = None
+            with self._writing('tensorboard'):
+                events.write(step, {f'{kind}/{name}': value for name, value in values.items()})
+            self._events = events
+
+
+class Events:
+    """One of TensorBoard's event files in `folder`; TensorBoard hides what earlier files hold from `first_step` on.
+
+    By tensorboardX's EventsWriter, which writes in the caller's own thread, so that a full disk is its caller's to know; its SummaryWriter
+    has a thread, which would end. clu.metric_writers needs TensorFlow.
+
+    Raises:
+      InputError: the package tensorboardX is missing.
+      OSError: the disk is full or the folder cannot be written.
+    """
+
+    def __init__(self, folder: pathlib.Path, first_step: int):
+        try:
+            from tensorboardX import event_file_writer
+            from tensorboardX.proto import event_pb2, summary_pb2
+        except ImportError:
+            raise InputError('train.tensorboard=true needs the package tensorboardX: install it or set train.tensorboard=false') from None
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        folder.mkdir(exist_ok=True)
+        # Two files of one process within a second would have one name.
+        self._writer = event_file_writer.EventsWriter(str(folder / 'events'), f'.{os.getpid()}.{time.monotonic_ns()}')
+        self.close = self._writer.close
+        started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._writer.write_event(self._event(wall_time=time.time(), step=first_step, session_log=started))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Brings to the file what was measured after `step` steps, by names such as `train/loss`."""
+        summary = self._summary(value=[self._summary.Value(tag=name, simple_value=value) for name, value in values.items()])
+        self._writer.write_event(self._event(wall_time=time.time(), step=step, summary=summary))
+        self._writer.flush()
 
 
 def cut_after(path: pathlib.Path, step: int) -> None:

@@ -120,16 +120,21 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def check_fields(record: Any, fields: dict[str, Any], path: pathlib.Path, prefix: str = '') -> None:
-    """Returns if `record` is an object with at least these fields, of these types, and finite numbers; InputError names what is not."""
+    """Returns if `record` is an object with at least these fields, of these types, and finite numbers; InputError names what is not.
+
+    A type may be the fields of an object in the record's own.
+    """
     if not isinstance(record, dict):
         raise InputError(f'{path}: {f"field {prefix[:-1]}" if prefix else "it"} is not an object of fields')
     for field, kind in fields.items():
         if field not in record:
             raise InputError(f'{path}: has no field {prefix}{field}')
         value = record[field]
-        if not isinstance(value, kind) or (isinstance(value, bool) and bool not in (kind if isinstance(kind, tuple) else (kind,))):
+        if isinstance(kind, dict):
+            check_fields(value, kind, path, f'{prefix}{field}.')
+        elif not isinstance(value, kind) or (isinstance(value, bool) and bool not in (kind if isinstance(kind, tuple) else (kind,))):
             raise InputError(f'{path}: field {prefix}{field} is {json.dumps(value)[:40]}, which is of another type')
-        if kind == NUMBER and not -LARGEST < value < LARGEST:  # nor of hundreds of digits, as JSON's whole numbers may be
+        elif kind == NUMBER and not -LARGEST < value < LARGEST:  # nor of hundreds of digits, as JSON's whole numbers may be
             raise InputError(f'{path}: field {prefix}{field} is {json.dumps(value)[:40]}, which is no finite number')
 
 

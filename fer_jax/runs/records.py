@@ -17,23 +17,28 @@ from fer_jax.core.fields import MOVABLE
 from fer_jax.core.files import NUMBER, check_fields, read_json, read_text
 from fer_jax.core.statistics import calibration_error
 from fer_jax.data.predictions import Predictions, read_predictions
+from fer_jax.data.schema import SPLITS
 from fer_jax.evaluation.scores import summarise_confusion
 from fer_jax.runs.claims import is_live, latest
 
+ENVIRONMENT_FIELDS = {
+    'python': str, 'cpu': str, 'device': {'platform': str, 'kind': str, 'count': int}, 'packages': dict,
+    'code': {'revision': str, 'dirty': bool},
+}  # fmt: skip
 RESULT_FIELDS = {
     'parameters': int, 'seed': int, 'steps': int, 'best_step': int, 'training_seconds': NUMBER, 'starts': int, 'content_sha256': str,
-    'environment': dict, 'split_titles': dict, 'class_names': list,
-}  # fmt: skip
-EVALUATION_FIELDS = {
-    'count': int, 'correct': int, 'accuracy': NUMBER, 'balanced_accuracy': NUMBER, 'macro_f1': NUMBER, 'nll': NUMBER,
-    'calibration_error': NUMBER, 'per_class': dict, 'confusion_matrix': list, 'protocol': dict,
+    'environment': ENVIRONMENT_FIELDS, 'split_titles': dict.fromkeys(SPLITS, str), 'class_names': list,
 }  # fmt: skip
 PROTOCOL_FIELDS = {
     'data': str, 'trained_on': str, 'train_images': (int, type(None)), 'dedup': (bool, str), 'chosen_on': str, 'split': str, 'views': str,
     'weights': str, 'epoch': NUMBER,
 }  # fmt: skip
 SHARE_FIELDS = {'count': int, 'correct': int, 'accuracy': NUMBER}
-ENVIRONMENT_FIELDS = {'python': str, 'cpu': str, 'device': dict, 'packages': dict, 'code': dict}
+EVALUATION_FIELDS = SHARE_FIELDS | {
+    'balanced_accuracy': NUMBER, 'macro_f1': NUMBER, 'nll': NUMBER, 'calibration_error': NUMBER, 'per_class': dict,
+    'confusion_matrix': list, 'protocol': PROTOCOL_FIELDS,
+}  # fmt: skip
+CLASS_FIELDS = {'precision': NUMBER, 'recall': NUMBER, 'f1': NUMBER}
 VARIANT_NAME = r'\w[\w.+=-]*'  # of a sweep's network, which is a folder's too
 SKIPPED_FOLDERS = ('checkpoints', 'tensorboard', 'claims')
 
@@ -134,13 +139,7 @@ def read_run(folder: pathlib.Path) -> Run:
         claim = claim_text(folder.parent.parent, f'{config.name}-seed{config.seed}')
         return Run(folder, config, None, {}, f'{progress}, {claim}' if claim else progress)
     result = read_json(path)
-    check_fields(result, RESULT_FIELDS, path)
-    check_fields(result['environment'], ENVIRONMENT_FIELDS, path, 'environment.')
-    check_fields(result['environment']['device'], {'platform': str, 'kind': str, 'count': int}, path, 'environment.device.')
-    check_fields(result['environment']['code'], {'revision': str, 'dirty': bool}, path, 'environment.code.')
-    if 'one_nearest_neighbour' in result:
-        nearest = result['one_nearest_neighbour']
-        check_fields(nearest, SHARE_FIELDS, path, 'one_nearest_neighbour.')
+    check_fields(result, RESULT_FIELDS | ({'one_nearest_neighbour': SHARE_FIELDS} if 'one_nearest_neighbour' in result else {}), path)
     found = [read_evaluation(scoring) for scoring in sorted((folder / 'evaluations').glob('best-*/result.json'))]
     evaluations = {(each.summary['protocol']['split'], each.summary['protocol']['views']): each for each in found}
     evaluations = repeated(result, config, path) | evaluations
@@ -158,7 +157,6 @@ def repeated(result: dict[str, Any], config: ConfigDict, path: pathlib.Path) -> 
     Their protocol is that of the run; how many images it was trained on is not known then.
     """
     titles, found = result['split_titles'], {}
-    check_fields(titles, dict.fromkeys(('train', 'validation', 'test'), str), path, 'split_titles.')
     for name in (name for name in ('validation_centre', 'test_centre', 'test_ten') if name in result):
         split, _, views = name.partition('_')
         protocol = {
@@ -193,21 +191,17 @@ def read_evaluation(path: pathlib.Path) -> Evaluation:
 def check_summary(summary: Any, path: pathlib.Path) -> None:
     """Returns if that is what a scoring may say; InputError names the field that is not."""
     check_fields(summary, EVALUATION_FIELDS, path)
-    check_fields(summary['protocol'], PROTOCOL_FIELDS, path, 'protocol.')
     names, matrix = list(summary['per_class']), summary['confusion_matrix']
-    for name in names:
-        check_fields(summary['per_class'][name], dict.fromkeys(('precision', 'recall', 'f1'), NUMBER), path, f'per_class.{name}.')
+    check_fields(summary['per_class'], dict.fromkeys(names, CLASS_FIELDS), path, 'per_class.')
     if len(matrix) != len(names) or any(
         not isinstance(row, list) or len(row) != len(names) or any(type(cell) is not int or cell < 0 for cell in row) for row in matrix
     ):
         raise InputError(f'{path}: field confusion_matrix is not {len(names)} rows of {len(names)} counts')
     if not 0 < summary['count'] == sum(map(sum, matrix)):
         raise InputError(f'{path}: field count is {summary["count"]}, but confusion_matrix holds {sum(map(sum, matrix))} images')
-    if 'subsets' in summary:
-        check_fields(summary, {'subsets': dict}, path)
-        check_fields(summary['subsets'], dict.fromkeys(summary['subsets'], dict), path, 'subsets.')
-    for name, part in summary.get('subsets', {}).items():
-        check_fields(part, SHARE_FIELDS, path, f'subsets.{name}.')
+    parts = summary.get('subsets', {})
+    check_fields(parts, dict.fromkeys(parts, SHARE_FIELDS) if isinstance(parts, dict) else {}, path, 'subsets.')
+    for name, part in parts.items():
         if not 0 <= part['correct'] <= part['count'] <= summary['count'] or not part['count']:
             raise InputError(f'{path}: field subsets.{name} says {part["correct"]} of {part["count"]} images, of {summary["count"]} in all')
 

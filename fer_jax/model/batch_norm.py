@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -86,14 +85,10 @@ def normalise_backward(activation: Activation, axis: str | None, saved: tuple, g
     factor = inverse * scale
     (inner,) = jax.vjp(activation, centred * factor + bias)[1](gradients[0])
     sums = jnp.stack([inner.sum((0, 1, 2)), (inner * centred).sum((0, 1, 2))])
-    total, total_centred = (sums if axis is None else jax.lax.psum(sums, axis)) / (x.size // x.shape[-1] * devices(axis))
+    places = x.size // x.shape[-1] * (1 if axis is None else jax.lax.axis_size(axis))
+    total, total_centred = (sums if axis is None else jax.lax.psum(sums, axis)) / places
     to_x = factor * (inner - total - centred * (inverse * inverse * total_centred))
     return to_x.astype(x.dtype), sums[1] * inverse, sums[0]
-
-
-def devices(axis: str | None) -> Any:
-    """How many devices the mesh axis has; one where there is none."""
-    return 1 if axis is None else jax.lax.axis_size(axis)
 
 
 normalise_batch.defvjp(normalise_forward, normalise_backward)

@@ -81,14 +81,12 @@ def read_weights(source: str) -> Weights:
       InputError: there is nothing, or it is damaged.
     """
     path = find_weights(source)
-    return _of_run(path) if path.is_dir() else load_weights(path)
-
-
-def _of_run(workdir: pathlib.Path) -> Weights:
-    step, tree, record = read_best(workdir / 'checkpoints')
-    config = from_record(record['config'], f'{workdir}: its checkpoint')
+    if path.is_file():
+        return load_weights(path)
+    step, tree, record = read_best(path / 'checkpoints')
+    config = from_record(record['config'], f'{path}: its checkpoint')
     metadata = {'step': step, 'seed': config.seed, 'content_sha256': record['content_sha256']}
-    return Weights(workdir.resolve().name, flat(tree), config, tuple(record['class_names']), metadata)
+    return Weights(path.resolve().name, flat(tree), config, tuple(record['class_names']), metadata)
 
 
 def save_weights(path: pathlib.Path, variables: Variables, metadata: dict[str, Any]) -> int:
@@ -284,8 +282,8 @@ def _result(workdir: pathlib.Path) -> dict[str, Any]:
     if not (workdir / 'result.json').exists():
         raise InputError(f'{workdir}: this run has no result.json yet; the same train command brings it to its end')
     result = read_json(workdir / 'result.json')
-    check_fields(result, {'best_step': int, 'split_titles': dict, 'environment': dict}, workdir / 'result.json')
-    check_fields(result['environment'], {'code': dict, 'packages': dict}, workdir / 'result.json', 'environment.')
+    fields = {'best_step': int, 'split_titles': dict, 'environment': {'code': dict, 'packages': dict}}
+    check_fields(result, fields, workdir / 'result.json')
     return result
 
 

@@ -34,13 +34,11 @@ def check_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
         differing = [line for line in differences(stored_config(workdir), config) if line.partition(':')[0] not in MOVABLE]
         if differing:
             raise InputError(f'{workdir} holds a run of another configuration ({"; ".join(differing)}); choose another --workdir')
-    elif workdir.exists() and (not workdir.is_dir() or any(not begun_by_us(path) for path in workdir.iterdir())):
-        raise InputError(f'{workdir} is there already and is no run; choose another --workdir')
-
-
-def begun_by_us(path: pathlib.Path) -> bool:
-    """Whether it is what a run that was killed at its very start leaves in its folder."""
-    return path.name == CLAIMS or bool(TEMPORARY.fullmatch(path.name))
+    elif workdir.exists():
+        # A run that was killed at its very start leaves its claims, and a file half written.
+        begun = workdir.is_dir() and all(path.name == CLAIMS or TEMPORARY.fullmatch(path.name) for path in workdir.iterdir())
+        if not begun:
+            raise InputError(f'{workdir} is there already and is no run; choose another --workdir')
 
 
 @contextlib.contextmanager

@@ -38,6 +38,7 @@ EVALUATION_FIELDS = SHARE_FIELDS | {
     'balanced_accuracy': NUMBER, 'macro_f1': NUMBER, 'nll': NUMBER, 'calibration_error': NUMBER, 'per_class': dict,
     'confusion_matrix': list, 'protocol': PROTOCOL_FIELDS,
 }  # fmt: skip
+SCORINGS = ('validation_centre', 'test_centre', 'test_ten')  # of the best checkpoint, that result.json repeats
 CLASS_FIELDS = {'precision': NUMBER, 'recall': NUMBER, 'f1': NUMBER}
 VARIANT_NAME = r'\w[\w.+=-]*'  # of a sweep's network, which is a folder's too
 SKIPPED_FOLDERS = ('checkpoints', 'tensorboard', 'claims')
@@ -157,7 +158,7 @@ def repeated(result: dict[str, Any], config: ConfigDict, path: pathlib.Path) -> 
     Their protocol is that of the run; how many images it was trained on is not known then.
     """
     titles, found = result['split_titles'], {}
-    for name in (name for name in ('validation_centre', 'test_centre', 'test_ten') if name in result):
+    for name in (name for name in SCORINGS if name in result):
         split, _, views = name.partition('_')
         protocol = {
             'data': config.data.dataset,

@@ -13,14 +13,14 @@ import flax.traverse_util
 import numpy as np
 from ml_collections import ConfigDict
 
-from fer_jax.core.config import from_record
+from fer_jax.core.config import from_record, values
 from fer_jax.core.errors import InputError
-from fer_jax.core.files import check_fields, read_bytes, read_json, write_atomic
-from fer_jax.data.predictions import read_predictions
+from fer_jax.core.files import check_fields, read_bytes, write_atomic
 from fer_jax.evaluation.calibration import calibration, divided, fit_temperature
 from fer_jax.model.baselines import make_any
 from fer_jax.model.summary import variable_shapes
 from fer_jax.runs.checkpoint import read_best
+from fer_jax.runs.records import SCORINGS, read_run
 
 FORMAT = 1  # of the metadata
 KEY = 'fer_jax'  # where they lie in the file's header, as JSON
@@ -229,62 +229,47 @@ def export_weights(workdir: pathlib.Path, out: pathlib.Path) -> None:
     Raises:
       InputError: no finished run is there, or `out` cannot be written.
     """
-    weights, result = read_weights(str(workdir)), _result(workdir)
+    weights, run = read_weights(str(workdir)), read_run(workdir)
+    if run.result is None:
+        raise InputError(f'{workdir}: this run has no result.json yet; the same train command brings it to its end')
+    result, titles = run.result, run.result['split_titles']
     if result['best_step'] != weights.metadata['step']:
         raise InputError(f'{workdir}: its result.json is of step {result["best_step"]}, its best checkpoint of {weights.metadata["step"]}')
-    scores = {key: value for key, value in result.items() if isinstance(value, dict) and 'confusion_matrix' in value}
-    split = 'test' if 'test_centre' in scores else 'validation'
-    titles = {split: str} | {key.rpartition('_')[0]: str for key in scores}
-    check_fields(result['split_titles'], titles, workdir / 'result.json', 'split_titles.')
-    evaluations = workdir / 'evaluations'
-    path = evaluations / f'best-{result["split_titles"][split]}-centre' / 'result.json'
-    scored = read_json(path)
-    check_fields(scored, {'protocol': dict}, path)
-    config = ConfigDict(weights.config.to_dict())
-    for field in PATHS:
-        group, _, name = field.rpartition('.')
-        owner = config[group] if group else config
-        owner[name] = owner[name] and pathlib.PurePath(owner[name]).name
-    config.data.prepared = 'data'
-    chosen_on = result['split_titles']['validation']
-    labels, _, probabilities = read_predictions(evaluations / f'best-{chosen_on}-centre' / 'predictions.csv', weights.class_names)
-    temperature = fit_temperature(probabilities, labels)
-    variables = cooled(weights, temperature)
-    calibrated = {}
-    for title in (result['split_titles'][key.removesuffix('_centre')] for key in scores if key.endswith('_centre')):
-        labels, _, probabilities = read_predictions(evaluations / f'best-{title}-centre' / 'predictions.csv', weights.class_names)
-        calibrated[title] = calibration(divided(probabilities, temperature), labels)
+    scorings = {(titles[name.partition('_')[0]], name.partition('_')[2]): result[name] for name in SCORINGS if name in result}
+    fitted_on, centre = titles['validation'], {}
+    for title in dict.fromkeys((fitted_on, *(title for title, views in scorings if views == 'centre'))):
+        centre[title] = run.evaluations.get((title, 'centre'))
+        if centre[title] is None or centre[title].predictions is None:
+            raise InputError(f'{workdir}: no evaluations/best-{title}-centre/predictions.csv, which the temperature needs')
+    temperature = fit_temperature(centre[fitted_on].predictions.probabilities, centre[fitted_on].predictions.labels)
+    variables, calibrated = cooled(weights, temperature), {}
+    for title, (_, predictions, _) in centre.items():
+        calibrated[title] = calibration(divided(predictions.probabilities, temperature), predictions.labels)
+    scored = centre.get(titles['test'], centre[fitted_on])
+    stored, config = values(weights.config), ConfigDict(weights.config.to_dict())
+    config.update_from_flattened_dict({field: pathlib.PurePath(stored[field]).name for field in PATHS} | {'data.prepared': 'data'})
     metadata = {
         'name': config.name,
         'config': config.to_dict(),
         'class_names': list(weights.class_names),
         **weights.metadata,
-        'protocol': {key: value for key, value in scored['protocol'].items() if key not in ('split', 'views')},
-        'results': {f'{result["split_titles"][key.rpartition("_")[0]]}, {key.rpartition("_")[2]}': scores[key] for key in scores},
+        'protocol': {key: value for key, value in scored.summary['protocol'].items() if key not in ('split', 'views')},
+        'results': {f'{title}, {views}': summary for (title, views), summary in scorings.items()},
         'init_from': {key: value for key, value in (result.get('init_from') or {}).items() if key in ('name', 'sha256')} or None,
-        'temperature': {'divided_by': temperature, 'fitted_on': chosen_on, 'centre': calibrated, 'run_sha256': weights.sha256},
+        'temperature': {'divided_by': temperature, 'fitted_on': fitted_on, 'centre': calibrated, 'run_sha256': weights.sha256},
         'code': result['environment']['code'],
         'packages': result['environment']['packages'],
     }
     size, written = save_weights(out, variables, metadata), dataclasses.replace(weights, variables=variables)
     count = sum(value.size for path, value in variables.items() if path.startswith('params/'))
     print(f'{out}: {size / 1e6:.2f} MB, {len(variables)} arrays, {count:,} parameters; sha256 of the variables {written.sha256}')
-    print(f'temperature {temperature:.3f}, fitted on {chosen_on}; before it, the sha256 of the variables is {weights.sha256}')
+    print(f'temperature {temperature:.3f}, fitted on {fitted_on}; before it, the sha256 of the variables is {weights.sha256}')
 
 
 def cooled(weights: Weights, temperature: float) -> Variables:
     """The variables with the head's divided by `temperature`: the logits, which are linear in them, are divided by it too."""
     head = head_paths(weights.config.network, len(weights.class_names))
     return {path: (value / np.float32(temperature) if path in head else value) for path, value in weights.variables.items()}
-
-
-def _result(workdir: pathlib.Path) -> dict[str, Any]:
-    if not (workdir / 'result.json').exists():
-        raise InputError(f'{workdir}: this run has no result.json yet; the same train command brings it to its end')
-    result = read_json(workdir / 'result.json')
-    fields = {'best_step': int, 'split_titles': dict, 'environment': {'code': dict, 'packages': dict}}
-    check_fields(result, fields, workdir / 'result.json')
-    return result
 
 
 def nested(variables: Variables) -> dict[str, Any]:

@@ -86,7 +86,8 @@ def make_evaluator(
         summary = summarise(state, tuple(class_names))
         summary['calibration_error'] = calibration_error(probabilities.max(1), correct)
         if faces.subsets:
-            summary['subsets'] = {name: share_correct(correct[members]) for name, members in faces.subsets.items() if members.any()}
+            parts = {name: correct[members] for name, members in faces.subsets.items() if members.any()}
+            summary['subsets'] = {name: share_correct(int(part.sum()), len(part)) for name, part in parts.items()}
         return Evaluation(summary, probabilities, predictions)
 
     return evaluate

@@ -18,13 +18,11 @@ Arguments = ParamSpec('Arguments')
 
 def to_png(figure: 'Figure') -> bytes:
     """The figure's PNG, with no date or version in it, so that the same figure gives the same bytes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         # A class name in a script that the font lacks shows as boxes; that is no reason to fail.
         warnings.filterwarnings('ignore', message='.*Glyph .* missing')
-        FigureCanvasAgg(figure).print_png(buffer, metadata={'Software': None})
+        figure.savefig(buffer, format='png', metadata={'Software': None})
     return buffer.getvalue()
 
 

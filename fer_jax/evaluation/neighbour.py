@@ -21,7 +21,7 @@ def one_nearest_neighbour(train: Faces, test: Faces) -> dict[str, Any]:
       count, correct, accuracy (in 0..1), accuracy_interval (Wilson's, 95 %), train_images.
     """
     predictions = train.labels[nearest(train.images[:], test.images)]  # [:] as they may not be in memory yet
-    return share_correct(predictions == test.labels) | {'train_images': len(train)}
+    return share_correct(int((predictions == test.labels).sum()), len(test)) | {'train_images': len(train)}
 
 
 def nearest(

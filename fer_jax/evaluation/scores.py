@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from fer_jax.core.statistics import wilson_interval
 
@@ -30,10 +30,7 @@ def summarise_confusion(confusion: Int[np.ndarray, 'classes classes'], class_nam
     precision, recall = hits / np.maximum(predicted, 1), hits / np.maximum(support, 1)
     f1 = 2 * hits / np.maximum(support + predicted, 1)
     return {
-        'count': count,
-        'correct': correct,
-        'accuracy': correct / count,
-        'accuracy_interval': list(wilson_interval(correct, count)),
+        **share_correct(correct, count),
         'balanced_accuracy': float(recall[support > 0].mean()),
         'macro_f1': float(f1[support + predicted > 0].mean()),
         'per_class': {
@@ -44,10 +41,9 @@ def summarise_confusion(confusion: Int[np.ndarray, 'classes classes'], class_nam
     }
 
 
-def share_correct(correct: Bool[np.ndarray, ' n']) -> dict[str, Any]:
-    """count, correct, accuracy and accuracy_interval of a part of a split, as `summarise_confusion` gives them of the whole."""
-    count, hits = len(correct), int(np.count_nonzero(correct))
-    return {'count': count, 'correct': hits, 'accuracy': hits / count, 'accuracy_interval': list(wilson_interval(hits, count))}
+def share_correct(correct: int, count: int) -> dict[str, Any]:
+    """count, correct, accuracy and accuracy_interval of a split or a part of one."""
+    return {'count': count, 'correct': correct, 'accuracy': correct / count, 'accuracy_interval': list(wilson_interval(correct, count))}
 
 
 def table(summary: dict[str, Any], title: str) -> str:

@@ -118,19 +118,18 @@ class Checkpoints:
           InputError: none is.
         """
         held = [(step, kind) for kind in ('best', 'latest') for step in self.steps(kind)]
-        damaged: list[tuple[str, int, str]] = []
+        damaged: dict[tuple[str, int], str] = {}
         for step, kind in sorted(held, reverse=True):  # of one step the latest is tried first
             try:
                 # Together: where one process alone cannot read it, none may go on with it.
                 state, record = agreed(lambda kind=kind, step=step: self.restore(kind, step, abstract, mesh))
             except InputError as error:
-                damaged.append((kind, step, str(error)))
+                damaged[kind, step] = str(error)
                 continue
-            for bad_kind, bad_step, _ in damaged:
-                self.put_aside(bad_kind, bad_step)
-            return state, record, [found for _, _, found in damaged]
-        found = '; '.join(found for _, _, found in damaged)
-        raise InputError(f'{self.folder}: no checkpoint is what was saved ({found}); train anew in another --workdir')
+            for bad in damaged:
+                self.put_aside(*bad)
+            return state, record, list(damaged.values())
+        raise InputError(f'{self.folder}: no checkpoint is what was saved ({"; ".join(damaged.values())}); train anew in another --workdir')
 
     def put_aside(self, kind: str, step: int) -> None:
         """Moves a checkpoint into `folder`/aside, where nothing reads it and somebody may look at it."""

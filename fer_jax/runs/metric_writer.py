@@ -15,7 +15,7 @@ from fer_jax.runs.process_log import LOG
 from fer_jax.runs.progress import Progress, shown
 
 
-class MetricWriter:
+class MetricWriter(contextlib.AbstractContextManager):
     """Writes each metric to metrics.jsonl, on request to TensorBoard's event files, and shows progress.
 
     Each line of metrics.jsonl is in the file before its call returns, so that a killed process has lost none. One that could not be
@@ -65,9 +65,6 @@ class MetricWriter:
                 # Unbuffered: what a full disk has taken of a line, and what not, is then known.
                 self._file = open(self._folder / 'metrics.jsonl', 'ab', buffering=0)
         self._progress.restart(step or 0)
-
-    def __enter__(self) -> 'MetricWriter':
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

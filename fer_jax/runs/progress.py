@@ -1,6 +1,7 @@
 """How far a run is: one line that overwrites itself on a terminal, plain lines now and then in a log."""
 
 import contextlib
+import datetime
 import io
 import math
 import shutil
@@ -70,7 +71,7 @@ class Progress:
             parts.append(f'{rate:.0f} images/s')
         parts.append(shown({name: metrics[name] for name in ('loss', 'accuracy') if name in metrics}))
         if self._seconds_per_step is not None:
-            parts.append(f'{duration((self._total - step) * self._seconds_per_step)} left')
+            parts.append(f'{datetime.timedelta(seconds=round((self._total - step) * self._seconds_per_step))} left')
         text = '  '.join(parts)
         if not self._terminal:
             self.line(text)
@@ -97,10 +98,3 @@ class Progress:
 def shown(metrics: dict[str, float]) -> str:
     """`loss 1.2345  accuracy 56.7 %`."""
     return '  '.join(f'{name} {100 * value:.1f} %' if name == 'accuracy' else f'{name} {value:.4f}' for name, value in metrics.items())
-
-
-def duration(seconds: float) -> str:
-    """`h:mm:ss`, or `m:ss` under an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f'{hours}:{minutes:02d}:{rest:02d}' if hours else f'{minutes}:{rest:02d}'

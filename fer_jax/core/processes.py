@@ -52,17 +52,17 @@ def keep_compiled_programs() -> None:
     """
     if jax.config.jax_compilation_cache_dir is None:
         cache = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
-        kind = hashlib.sha256(instruction_sets().encode()).hexdigest()[:12]
+        kind = hashlib.sha256(cpu_says('flags', 'Features').encode()).hexdigest()[:12]
         jax.config.update('jax_compilation_cache_dir', str(cache / 'fer_jax' / f'{platform.machine()}-{kind}'))
 
 
-def instruction_sets() -> str:
-    """What tells this CPU's kind from another's, as far as the system says."""
+def cpu_says(*begins: str) -> str:
+    """The first line that begins with one of these among those in which Linux describes the CPU, elsewhere the platform's name of it."""
     try:
         lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line for line in lines if line.startswith(('flags', 'Features'))), platform.processor())
+    return next((line for line in lines if line.startswith(begins)), platform.processor())
 
 
 def connect(how: str, processes: int | None, process: int | None, seconds: int) -> None:

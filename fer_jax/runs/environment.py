@@ -1,6 +1,5 @@
 """What a process runs on and with: what environment.json and every result say of it."""
 
-import contextlib
 import importlib.metadata
 import pathlib
 import platform
@@ -16,11 +15,13 @@ def environment() -> dict[str, Any]:
     """What this process runs on and with: Python, platform, CPU, devices, package versions and the code's revision."""
     import jax  # late, for it takes seconds: a sweep that only asks whose a folder is starts without it
 
+    from fer_jax.core.processes import cpu_says
+
     devices = jax.devices()
     return {
         'python': platform.python_version(),
         'platform': platform.platform(),
-        'cpu': cpu_model(),
+        'cpu': cpu_says('model name').rpartition(': ')[2],
         'device': {
             'platform': devices[0].platform,
             'kind': devices[0].device_kind,
@@ -38,15 +39,6 @@ def package_version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return ''
-
-
-def cpu_model() -> str:
-    """The processor's name, as far as the system tells."""
-    with contextlib.suppress(OSError):
-        for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
-            if line.startswith('model name'):
-                return line.partition(':')[2].strip()
-    return platform.processor()
 
 
 def code_revision(package: pathlib.Path) -> dict[str, Any]:

@@ -69,8 +69,9 @@ def read_predictions(path: str | os.PathLike, class_names: Sequence[str]) -> Pre
             sound = len(values) == len(number) and all(0 <= value <= 1 for value in values) and sum(values) > 0.5
             if not sound or row[0] != str(len(labels)):
                 raise ValueError(row)
-            labels.append(number[row[1]])
-            predicted.append(number[row[2]])
+            label, prediction = number[row[1]], number[row[2]]
+            labels.append(label)
+            predicted.append(prediction)
             probabilities.append(values)
     except (KeyError, IndexError, csv.Error, ValueError) as error:
         if isinstance(error, InputError):

@@ -51,7 +51,7 @@ def opencv(what: str) -> Any:
     try:
         import cv2
     except ImportError:
-        raise InputError(f"{what} needs OpenCV, which is not installed: pip install -e '.[predict]' in the repository's folder") from None
+        raise InputError(f"{what} needs OpenCV, which is not installed: pip install 'fer_jax[predict]'") from None
     return cv2
 
 

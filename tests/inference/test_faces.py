@@ -198,7 +198,7 @@ def test_forty_faces_from_left_to_right(detect):
 
 def test_without_opencv_the_user_is_told_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, 'cv2', None)
-    with pytest.raises(InputError, match=r"finding faces needs OpenCV.*pip install -e '\.\[predict\]'"):
+    with pytest.raises(InputError, match=r"finding faces needs OpenCV.*pip install 'fer_jax\[predict\]'"):
         make_detector()
 
 

@@ -9,7 +9,7 @@ from fer_jax.core.files import write_atomic
 from fer_jax.report.details import details, percent, spread, views_text
 from fer_jax.report.pages import Block, Heading, Items, Picture, to_csv, to_html, to_markdown
 from fer_jax.report.sections import count, difference_section, heroes, paper_table_2, paper_table_3, results_section, with_parts
-from fer_jax.report.tables import Row, headline, make_rows, nearest_neighbour
+from fer_jax.report.tables import Row, headline, make_rows
 from fer_jax.runs.records import Run, find_runs, make_groups
 
 CSV_HEADER = (
@@ -83,12 +83,10 @@ def standing_section(runs: Sequence[Run], waiting: Sequence[str], notes: Sequenc
 
 def csv_row(row: Row) -> list[object]:
     """The cells of CSV_HEADER; shares in 0..1."""
-    runs = [run for unit in row.group.units for run in unit]
     low, high = row.seeds_interval or (None, None)
-    nearest = nearest_neighbour(row.group) if row.split == 'test' and not row.part else None
     return [
         row.group.title, row.protocol['data'], row.protocol['split'], row.part, row.views, row.group.kind, len(row.units), row.images,
         row.mean, row.deviation, low, high, *row.images_interval, row.average('macro_f1'), row.average('balanced_accuracy'),
-        row.average('nll'), row.average('calibration_error'), nearest, runs[0].result['parameters'], runs[0].config.epochs,
-        row.protocol['dedup'], row.protocol['chosen_on'], float(np.mean([run.result['training_seconds'] for run in runs])),
+        row.average('nll'), row.average('calibration_error'), row.nearest_neighbour, row.parameters, row.runs[0].config.epochs,
+        row.protocol['dedup'], row.protocol['chosen_on'], float(np.mean([run.result['training_seconds'] for run in row.runs])),
     ]  # fmt: skip

@@ -11,7 +11,7 @@ from fer_jax.core.statistics import calibration
 from fer_jax.evaluation.figures import curves_png, mean_confusion_png, reliability_png, row_shares
 from fer_jax.report.pages import Beside, Block, Cell, Fold, Picture, Table, Text
 from fer_jax.report.tables import Row
-from fer_jax.runs.records import Run, read_metrics
+from fer_jax.runs.records import read_metrics
 
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 # Of no interest to what a group is: where things lie, what differs by seed, and what its title says already.
@@ -41,7 +41,7 @@ def spread(row: Row) -> str:
 
 def protocol_line(row: Row) -> str:
     """What was trained on what, what chose the checkpoint, and what scored it."""
-    protocol, config = row.protocol, row.group.units[0][0].config
+    protocol, config = row.protocol, row.runs[0].config
     left_out = {'exact': 'images that also stand in a test split left out', 'near': 'near-duplicates of test images left out'}
     left_out |= {True: left_out['exact']}  # as it was written until there were near-duplicates
     dedup = left_out.get(protocol['dedup'], 'duplicates of test images left in')
@@ -74,14 +74,13 @@ def weakest(row: Row) -> str:
 def details(rows: Sequence[Row], head: Row, is_open: bool) -> Fold:
     """Everything about one group."""
     group = head.group
-    runs = [run for unit in group.units for run in unit]
-    differing = [line for line in differences(default_config(), runs[0].config) if line.partition(':')[0] not in UNTOLD]
+    differing = [line for line in differences(default_config(), head.runs[0].config) if line.partition(':')[0] not in UNTOLD]
     blocks: list[Block] = [
         Text(protocol_line(head) + '.'),
         Text(f'Set otherwise than by default: {"; ".join(differing) or "nothing"}.', remark=True),
         Text(weakest(head)[0].upper() + weakest(head)[1:] + '.'),
     ]
-    curves = [lines for run in runs if (lines := read_metrics(run.folder))]
+    curves = [lines for run in head.runs if (lines := read_metrics(run.folder))]
     if curves:
         blocks.append(Picture(curves_png(curves), f'Loss and accuracy during training of {group.title}, a line for each run'))
     names = list(head.units[0].summary['per_class'])
@@ -95,8 +94,7 @@ def details(rows: Sequence[Row], head: Row, is_open: bool) -> Fold:
         alt = 'Calibration: bars under the dotted line are too sure' + ('' if error is None else f'; expected error {percent(error, 1)} %')
         pictures.append(Picture(reliability_png(*calibration(confidence, correct)), alt))
     blocks += [Beside(pictures), class_table(head)]
-    blocks += pictures_of(rows, head)
-    blocks += [runs_table(head, runs)]
+    blocks += [*pictures_of(rows, head), runs_table(head)]
     return Fold(f'{group.title}: {percent(head.mean)} % on {head.title} by {views_text(head)} ({spread(head)})', blocks, is_open)
 
 
@@ -119,7 +117,7 @@ def class_table(row: Row) -> Table:
 def pictures_of(rows: Sequence[Row], head: Row) -> list[Block]:
     """What scoring drew for the first of the runs: worst mistakes of `head`, attention of the same split's centre crop."""
     centre = [row for row in rows if row.group is head.group and row.split == head.split and row.views == 'centre']
-    seed = head.group.units[0][0].config.seed
+    seed = head.runs[0].config.seed
     wanted = [(head, 'worst_mistakes.png', f'The mistakes it was surest of: label → prediction, and its probability (seed {seed})')]
     for row in centre[:1]:
         wanted += [
@@ -139,10 +137,10 @@ def png_in(path: pathlib.Path) -> bytes | None:
     return content if content.startswith(PNG_SIGNATURE) else None
 
 
-def runs_table(head: Row, runs: Sequence[Run]) -> Table:
+def runs_table(head: Row) -> Table:
     """Each run with its seed, accuracy, length and environment."""
     lines: list[list[str | Cell]] = []
-    for run in runs:
+    for run in head.runs:
         result, summary = run.result, run.evaluations[head.title, head.views].summary
         environment, code = result['environment'], result['environment']['code']
         device = f'{environment["device"]["count"]} × {environment["device"]["kind"]}'

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fer_jax.evaluation.figures import Dots, accuracies_png
 from fer_jax.report.details import percent, protocol_line, repetitions, spread, views_text, weakest
 from fer_jax.report.pages import Block, Cell, Fold, Heading, Hero, Picture, Table, Text
-from fer_jax.report.tables import METHOD, PAPER_TABLE_2, PAPER_TABLE_3, Comparison, Row, comparable, compare, headline, nearest_neighbour
+from fer_jax.report.tables import METHOD, PAPER_TABLE_2, PAPER_TABLE_3, Comparison, Row, comparable, compare, headline
 
 RESULTS_REMARK = (
     'Accuracy is the mean over seeds (or draws; a seed’s folds make one). “over seeds” is Student’s 95 % interval of that mean and '
@@ -30,8 +30,7 @@ def heroes(rows: Sequence[Row], heads: Sequence[Row]) -> list[Block]:
     for family in comparable(heads):
         chosen = {id(head): [row.mean for row in rows if row.group is head.group and row.split == 'validation'] for head in family}
         best = max(family, key=lambda head: max(chosen[id(head)], default=0.0))
-        result, nearest = best.group.units[0][0].result, nearest_neighbour(best.group)
-        lines = [f'{best.group.title}: {result["parameters"]:,} parameters, {spread(best)}', protocol_line(best)]
+        lines = [f'{best.group.title}: {best.parameters:,} parameters, {spread(best)}', protocol_line(best)]
         if len(family) > 1:
             chosen_on = best.protocol['chosen_on']
             apart = f', not on {best.title}' if chosen_on != best.title else ', which is what it is scored on here'
@@ -39,8 +38,8 @@ def heroes(rows: Sequence[Row], heads: Sequence[Row]) -> list[Block]:
         over_seeds = f'over {best.over} {interval(best.seeds_interval)}; ' if best.seeds_interval else ''
         lines.append(f'95 % interval: {over_seeds}for {best.images:,} test images {interval(best.images_interval)}')
         lines += [f'of these, {part.part}: {percent(part.mean)} % ({part.images:,} images)' for part in best.parts]
-        if nearest is not None:
-            lines.append(f'nearest neighbour on raw pixels, for comparison: {percent(nearest)} %')
+        if best.nearest_neighbour is not None:
+            lines.append(f'nearest neighbour on raw pixels, for comparison: {percent(best.nearest_neighbour)} %')
         lines.append(weakest(best))
         blocks.append(Hero(f'{percent(best.mean)} %', f'{best.protocol["data"]}, {best.title}, {views_text(best)}', lines))
     return blocks
@@ -85,7 +84,7 @@ def short_table(rows: Sequence[Row], family: Sequence[Row]) -> Table:
             percent(head.average('calibration_error'), 1),
             *(percent(own[key].mean) if key in own else '–' for key in others),
             repetitions(head),
-            f'{head.group.units[0][0].result["parameters"]:,}',
+            f'{head.parameters:,}',
         ])  # fmt: skip
     return Table([*header, *(f'{title}, {views}' for title, views in others), 'runs', 'parameters'], lines)
 
@@ -106,8 +105,7 @@ def with_parts(rows: Sequence[Row]) -> list[Row]:
 def results_table(rows: Sequence[Row]) -> Table:
     """Every row."""
     header = ['group', 'split', 'views', 'runs', 'accuracy, %', 'sd', 'over seeds', 'of the images', 'macro F1, %', 'NLL', 'ECE, %']
-    nearest = {row.group.title: nearest_neighbour(row.group) for row in rows}
-    shows_nearest = any(each is not None for each in nearest.values())
+    shows_nearest = any(row.nearest_neighbour is not None for row in rows)
     lines = []
     for row in with_parts(rows):
         main = row is headline(rows, row.group)
@@ -124,11 +122,10 @@ def results_table(rows: Sequence[Row]) -> Table:
             percent(row.average('macro_f1'), 1),
             '–' if nll is None else f'{nll:.3f}',
             percent(row.average('calibration_error'), 1),
-            f'{row.group.units[0][0].result["parameters"]:,}',
+            f'{row.parameters:,}',
         ]
         if shows_nearest:
-            value = nearest[row.group.title]
-            line.append(percent(value) if row.split == 'test' and not row.part else '–')
+            line.append(percent(row.nearest_neighbour))
         lines.append(line)
     return Table([*header, 'parameters', *(['1\u2011NN, %'] if shows_nearest else [])], lines)
 
@@ -159,8 +156,8 @@ def paper_table_2(rows: Sequence[Row], heads: Sequence[Row]) -> list[Block]:
                     interval(row.seeds_interval),
                     interval(row.images_interval),
                     '–' if told is None else f'{100 * (row.mean - told):+.2f}',
-                    f'{row.group.units[0][0].result["parameters"]:,}',
-                    f'{row.group.units[0][0].config.epochs:g}',
+                    f'{row.parameters:,}',
+                    f'{row.runs[0].config.epochs:g}',
                 ])  # fmt: skip
         if chosen:
             blocks += [Text(protocol_line(chosen[0])), Table(columns, lines)]
@@ -187,9 +184,9 @@ def paper_table_3(heads: Sequence[Row]) -> list[Block]:
         accuracy = Cell(percent(row.mean) + ('' if row.deviation is None else f' ± {percent(row.deviation)}'), 'strong')
         cells = [accuracy, '–'] if row.protocol['data'] == 'fer2013' else ['–', accuracy]
         how = f'{row.title}, {views_text(row)}, {repetitions(row)}'
-        if (nearest := nearest_neighbour(row.group)) is not None:
-            how += f'; 1-NN on raw pixels {percent(nearest)} %'
-        lines.append([f'ours: {row.group.title}', *cells, f'{row.group.units[0][0].result["parameters"]:,}', how])
+        if row.nearest_neighbour is not None:
+            how += f'; 1-NN on raw pixels {percent(row.nearest_neighbour)} %'
+        lines.append([f'ours: {row.group.title}', *cells, f'{row.parameters:,}', how])
     remark = 'Ours: mean ± standard deviation; parameters are counted in the trained network. Protocols of the others are their own.'
     return [Table(['method', 'FER2013, %', 'CK+, %', 'parameters', 'protocol'], lines), Text(remark, remark=True)]
 

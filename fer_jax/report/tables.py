@@ -49,13 +49,28 @@ class Row(NamedTuple):
     views: str
     units: list[Evaluation]  # one for each seed, or draw
     accuracies: list[float]  # of the units, in 0..1
-    content: tuple[str, ...] | None  # what names the images of each run, the same in all units; None where they differ
     part: str = ''  # of the split, where the row is not of all of it
 
     @property
     def protocol(self) -> dict[str, Any]:
         """How its runs were trained and scored: the same for all of them."""
         return self.units[0].summary['protocol']
+
+    @property
+    def runs(self) -> list[Run]:
+        """All of the group's runs."""
+        return [run for unit in self.group.units for run in unit]
+
+    @property
+    def parameters(self) -> int:
+        """Of the network that was trained."""
+        return self.runs[0].result['parameters']
+
+    @property
+    def content(self) -> tuple[str, ...] | None:
+        """What names the images of each run of a unit: the sha256 of its data; None where the units' differ."""
+        contents = {tuple(run.result['content_sha256'] for run in unit) for unit in self.group.units}
+        return contents.pop() if len(contents) == 1 else None
 
     @property
     def over(self) -> str:
@@ -93,6 +108,16 @@ class Row(NamedTuple):
         return None if None in found else float(np.mean(found))
 
     @property
+    def nearest_neighbour(self) -> float | None:
+        """Accuracy of the nearest training image by raw pixels on the same test images; None where its runs did not measure it."""
+        found = [run.result.get('one_nearest_neighbour') for run in self.runs]
+        if self.split != 'test' or self.part or None in found:
+            return None
+        if self.group.kind == 'draws':
+            return float(np.mean([each['accuracy'] for each in found]))
+        return sum(each['correct'] for each in found) / sum(each['count'] for each in found)
+
+    @property
     def parts(self) -> list['Row']:
         """A row for each part of the split that all units were scored on too; it has accuracies and no other figures."""
         found = []
@@ -128,15 +153,9 @@ def make_rows(groups: Sequence[Group]) -> list[Row]:
         for title, views in shared:
             units = [pool([run.evaluations[title, views] for run in unit]) for unit in group.units]
             accuracies = [float(unit.summary['accuracy']) for unit in units]
-            found.append(Row(group, canonical.get(title, 'test'), title, views, units, accuracies, content_of(group.units)))
+            found.append(Row(group, canonical.get(title, 'test'), title, views, units, accuracies))
         rows += sorted(found, key=lambda row: (SPLIT_ORDER.index(row.split), row.title, row.views))
     return rows
-
-
-def content_of(units: Sequence[Sequence[Run]]) -> tuple[str, ...] | None:
-    """The sha256 of the data of each run of a unit, where all units have the same."""
-    contents = {tuple(run.result['content_sha256'] for run in unit) for unit in units}
-    return contents.pop() if len(contents) == 1 else None
 
 
 def headline(rows: Sequence[Row], group: Group) -> Row:
@@ -192,13 +211,3 @@ def compare(rows: Sequence[Row]) -> list[Comparison]:
             verdict = 'one seed' if p_seeds is None else 'real'
         comparisons.append(Comparison(i, j, rows[i].mean - rows[j].mean, p_images, p_seeds, verdict, reason))
     return comparisons
-
-
-def nearest_neighbour(group: Group) -> float | None:
-    """Accuracy of the nearest training image by raw pixels on the group's test images, where its runs measured it."""
-    found = [run.result['one_nearest_neighbour'] for unit in group.units for run in unit if 'one_nearest_neighbour' in run.result]
-    if len(found) < sum(map(len, group.units)):
-        return None
-    if group.kind == 'draws':
-        return float(np.mean([each['accuracy'] for each in found]))
-    return sum(each['correct'] for each in found) / sum(each['count'] for each in found)

@@ -1,6 +1,6 @@
 """A report's sections over all groups: the numbers to be seen first, all results, the paper's tables, and which differences are real."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fer_jax.evaluation.figures import Dots, accuracies_png
 from fer_jax.report.details import percent, protocol_line, repetitions, spread, views_text, weakest
@@ -22,6 +22,37 @@ def count(number: int, what: str) -> str:
 def interval(bounds: tuple[float, float] | None) -> str:
     """`70.10 to 71.30`, in per cent; a dash for none."""
     return '–' if bounds is None else f'{percent(bounds[0])} to {percent(bounds[1])}'
+
+
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    'group': lambda row: row.group.title,
+    'split': lambda row: row.title,
+    'views': lambda row: row.views,
+    'runs': repetitions,
+    'accuracy, %': lambda row: percent(row.mean),
+    'ours, %': lambda row: percent(row.mean),
+    'sd': lambda row: percent(row.deviation),
+    'n': lambda row: str(len(row.units)),
+    'over seeds': lambda row: interval(row.seeds_interval),
+    'of the images': lambda row: interval(row.images_interval),
+    'ours − paper': lambda row: '–' if paper_accuracy(row) is None else f'{100 * (row.mean - paper_accuracy(row)):+.2f}',
+    'macro F1, %': lambda row: percent(row.average('macro_f1'), 1),
+    'NLL': lambda row: '–' if row.average('nll') is None else f'{row.average("nll"):.3f}',
+    'ECE, %': lambda row: percent(row.average('calibration_error'), 1),
+    'parameters': lambda row: f'{row.parameters:,}',
+    'epochs': lambda row: f'{row.runs[0].config.epochs:g}',
+    '1\u2011NN, %': lambda row: percent(row.nearest_neighbour),
+}
+FIGURES = ('accuracy, %', 'sd', 'over seeds', 'of the images', 'macro F1, %')
+SHORT = ('group', *FIGURES, 'ECE, %', 'runs', 'parameters')
+RESULTS = ('group', 'split', 'views', 'runs', *FIGURES, 'NLL', 'ECE, %', 'parameters', '1\u2011NN, %')
+TABLE_2 = ('ours, %', 'sd', 'n', 'over seeds', 'of the images', 'ours − paper', 'parameters', 'epochs')
+
+
+def cells(row: Row, columns: Sequence[str], is_main: bool = True) -> list[str | Cell]:
+    """The row's cells in some of COLUMNS; of a main row the group's name and the accuracy are strong."""
+    strong = ('group', 'accuracy, %', 'ours, %') if is_main else ()
+    return [Cell(COLUMNS[name](row), 'strong' if name in strong else '') for name in columns]
 
 
 def heroes(rows: Sequence[Row], heads: Sequence[Row]) -> list[Block]:
@@ -63,30 +94,17 @@ def paper_accuracy(row: Row) -> float | None:
 
 
 def short_table(rows: Sequence[Row], family: Sequence[Row]) -> Table:
-    """A line for each group of `family`, its rows that say most, with the other splits and views in a column each."""
-    others = list(
-        dict.fromkeys((row.title, row.views) for row in rows if any(row.group is head.group and row is not head for head in family))
-    )
+    """A line for each group of `family`, its row that says most, with parts of the split, other splits and other views behind it."""
+    own = {head.group.title: {(row.title, row.views): row for row in rows if row.group is head.group} for head in family}
+    shown = {(head.title, head.views) for head in family}
+    others = list(dict.fromkeys(key for found in own.values() for key in found if key not in shown))
     parts = list(dict.fromkeys(part.part for head in family for part in head.parts))
-    header = ['group', 'accuracy, %', 'sd', 'over seeds', 'of the images', *(f'{part}, %' for part in parts), 'macro F1, %', 'ECE, %']
     lines: list[list[str | Cell]] = []
     for head in family:
-        own = {(row.title, row.views): row for row in rows if row.group is head.group}
-        of_parts = {part.part: percent(part.mean) for part in head.parts}
-        lines.append([
-            Cell(f'{head.group.title}', 'strong'),
-            Cell(percent(head.mean), 'strong'),
-            percent(head.deviation),
-            interval(head.seeds_interval),
-            interval(head.images_interval),
-            *(of_parts.get(part, '–') for part in parts),
-            percent(head.average('macro_f1'), 1),
-            percent(head.average('calibration_error'), 1),
-            *(percent(own[key].mean) if key in own else '–' for key in others),
-            repetitions(head),
-            f'{head.parameters:,}',
-        ])  # fmt: skip
-    return Table([*header, *(f'{title}, {views}' for title, views in others), 'runs', 'parameters'], lines)
+        of_parts, found = {part.part: part for part in head.parts}, own[head.group.title]
+        beside = [*(of_parts.get(part) for part in parts), *(found.get(key) for key in others)]
+        lines.append([*cells(head, SHORT), *('–' if row is None else percent(row.mean) for row in beside)])
+    return Table([*SHORT, *(f'{part}, %' for part in parts), *(f'{title}, {views}' for title, views in others)], lines)
 
 
 def results_section(rows: Sequence[Row], heads: Sequence[Row]) -> list[Block]:
@@ -104,30 +122,8 @@ def with_parts(rows: Sequence[Row]) -> list[Row]:
 
 def results_table(rows: Sequence[Row]) -> Table:
     """Every row."""
-    header = ['group', 'split', 'views', 'runs', 'accuracy, %', 'sd', 'over seeds', 'of the images', 'macro F1, %', 'NLL', 'ECE, %']
-    shows_nearest = any(row.nearest_neighbour is not None for row in rows)
-    lines = []
-    for row in with_parts(rows):
-        main = row is headline(rows, row.group)
-        nll = row.average('nll')
-        line: list[str | Cell] = [
-            Cell(row.group.title, 'strong' if main else ''),
-            row.title,
-            row.views,
-            repetitions(row),
-            Cell(percent(row.mean), 'strong' if main else ''),
-            percent(row.deviation),
-            interval(row.seeds_interval),
-            interval(row.images_interval),
-            percent(row.average('macro_f1'), 1),
-            '–' if nll is None else f'{nll:.3f}',
-            percent(row.average('calibration_error'), 1),
-            f'{row.parameters:,}',
-        ]
-        if shows_nearest:
-            line.append(percent(row.nearest_neighbour))
-        lines.append(line)
-    return Table([*header, 'parameters', *(['1\u2011NN, %'] if shows_nearest else [])], lines)
+    columns = RESULTS if any(row.nearest_neighbour is not None for row in rows) else RESULTS[:-1]
+    return Table([*columns], [cells(row, columns, row is headline(rows, row.group)) for row in with_parts(rows)])
 
 
 def paper_table_2(rows: Sequence[Row], heads: Sequence[Row]) -> list[Block]:
@@ -136,31 +132,16 @@ def paper_table_2(rows: Sequence[Row], heads: Sequence[Row]) -> list[Block]:
     if not ours:
         return []
     blocks: list[Block] = []
-    columns = ['network', 'paper, %', 'ours, %', 'sd', 'n', 'over seeds', 'of the images', 'ours − paper', 'parameters', 'epochs']
     for views in sorted({row.views for row in rows}, reverse=True):
         chosen = [row for row in rows if row.views == views and any(row.group is head.group and row.split == head.split for head in ours)]
         lines: list[list[str | Cell]] = []
         for name, (network, paper) in PAPER_TABLE_2.items():
             own = [row for row in chosen if row.group.name == name]
-            if not own:
-                lines.append([network, f'{paper:.2f}', *['–'] * 8])
-            for row in own:
-                title = network if row.group.title == name else f'{network}: {row.group.title}'
-                told = paper_accuracy(row)
-                lines.append([
-                    title,
-                    f'{paper:.2f}',
-                    Cell(percent(row.mean), 'strong'),
-                    percent(row.deviation),
-                    str(len(row.units)),
-                    interval(row.seeds_interval),
-                    interval(row.images_interval),
-                    '–' if told is None else f'{100 * (row.mean - told):+.2f}',
-                    f'{row.parameters:,}',
-                    f'{row.runs[0].config.epochs:g}',
-                ])  # fmt: skip
+            titles = [network if row.group.title == name else f'{network}: {row.group.title}' for row in own]
+            lines += [[title, f'{paper:.2f}', *cells(row, TABLE_2)] for title, row in zip(titles, own, strict=True)]
+            lines += [] if own else [[network, f'{paper:.2f}', *['–'] * len(TABLE_2)]]
         if chosen:
-            blocks += [Text(protocol_line(chosen[0])), Table(columns, lines)]
+            blocks += [Text(protocol_line(chosen[0])), Table(['network', 'paper, %', *TABLE_2], lines)]
     blocks.append(Text(TABLE_2_REMARK, remark=True))
     if any(row.protocol['data'] != 'fer2013' for row in ours):
         blocks.append(Text('Ours is not on FER2013 and cannot be compared with the paper.'))

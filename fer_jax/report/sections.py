@@ -59,8 +59,8 @@ def heroes(rows: Sequence[Row], heads: Sequence[Row]) -> list[Block]:
     """Of each data set and protocol, the number of the group that is best on the validation split: the test chooses nothing."""
     blocks = []
     for family in comparable(heads):
-        chosen = {id(head): [row.mean for row in rows if row.group is head.group and row.split == 'validation'] for head in family}
-        best = max(family, key=lambda head: max(chosen[id(head)], default=0.0))
+        chosen = {row.group.title: row.mean for row in rows if row.split == 'validation'}
+        best = max(family, key=lambda head: chosen.get(head.group.title, 0.0))
         lines = [f'{best.group.title}: {best.parameters:,} parameters, {spread(best)}', protocol_line(best)]
         if len(family) > 1:
             chosen_on = best.protocol['chosen_on']
@@ -210,29 +210,22 @@ def matrix_table(family: Sequence[Row], comparisons: Sequence[Comparison]) -> Ta
         for i, j, sign in ((each.first, each.second, 1), (each.second, each.first, -1)):
             points = f'{100 * sign * each.difference:+.2f}'
             text = {'not paired': '–', 'one seed': f'{points}?'}.get(each.verdict, points)
-            hint = f'{family[i].group.title} less {family[j].group.title}: {each.verdict}; p {p_text(each.p_images)} over images, '
-            cells[i][j] = Cell(text, looks[each.verdict], f'{hint}{p_text(each.p_seeds)} over seeds')
-    return Table(
-        ['', 'accuracy, %', *(str(number) for number in range(1, len(family) + 1))],
-        [[f'{i + 1}. {row.group.title}', percent(row.mean), *cells[i]] for i, row in enumerate(family)],
-    )
+            p_values = f'p {p_text(each.p_images)} over images, {p_text(each.p_seeds)} over seeds'
+            hint = f'{family[i].group.title} less {family[j].group.title}: {each.verdict}; {p_values}'
+            cells[i][j] = Cell(text, looks[each.verdict], hint)
+    lines = [[f'{i + 1}. {row.group.title}', percent(row.mean), *cells[i]] for i, row in enumerate(family)]
+    return Table(['', 'accuracy, %', *(str(i + 1) for i in range(len(family)))], lines)
 
 
 def p_table(family: Sequence[Row], comparisons: Sequence[Comparison]) -> Table:
     """Every comparison with its two p values."""
-    return Table(
-        ['difference', 'points', 'p over images (Holm)', 'p over seeds (Welch)', 'verdict'],
-        [
-            [
-                f'{family[each.first].group.title} − {family[each.second].group.title}',
-                f'{100 * each.difference:+.2f}',
-                p_text(each.p_images),
-                p_text(each.p_seeds),
-                Cell(each.verdict, 'real' if each.verdict == 'real' else ''),
-            ]
-            for each in comparisons
-        ],
-    )
+    names = [row.group.title for row in family]
+    lines: list[list[str | Cell]] = []
+    for each in comparisons:
+        verdict = Cell(each.verdict, 'real' if each.verdict == 'real' else '')
+        p_values = p_text(each.p_images), p_text(each.p_seeds)
+        lines.append([f'{names[each.first]} − {names[each.second]}', f'{100 * each.difference:+.2f}', *p_values, verdict])
+    return Table(['difference', 'points', 'p over images (Holm)', 'p over seeds (Welch)', 'verdict'], lines)
 
 
 def p_text(p: float | None) -> str:

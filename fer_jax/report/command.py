@@ -10,7 +10,7 @@ from fer_jax.report.details import details, percent, spread, views_text
 from fer_jax.report.pages import Block, Heading, Items, Picture, to_csv, to_html, to_markdown
 from fer_jax.report.sections import count, difference_section, heroes, paper_table_2, paper_table_3, results_section, with_parts
 from fer_jax.report.tables import Row, headline, make_rows
-from fer_jax.runs.records import Run, find_runs, make_groups
+from fer_jax.runs.records import find_runs, make_groups
 
 CSV_HEADER = (
     'group', 'data', 'split', 'part', 'views', 'repeated_over', 'repetitions', 'images', 'accuracy', 'standard_deviation', 'seeds_low',
@@ -33,26 +33,26 @@ def report(folders: Sequence[pathlib.Path], out: pathlib.Path | None = None) -> 
     runs, waiting = find_runs(folders)
     groups, notes = make_groups(runs)
     rows = make_rows(groups)
-    scored = [group for group in groups if any(row.group is group for row in rows)]
-    bare = [group for group in groups if not any(row.group is group for row in rows)]
-    notes += [f'{group.title}: no split that all of its runs were scored on' for group in bare]
-    heads = [headline(rows, group) for group in scored]
-    table2, table3 = paper_table_2(rows, heads), paper_table_3(heads)
-    blocks: list[Block] = [*heroes(rows, heads)]
-    if rows:
-        blocks += results_section(rows, heads)
-    if table2:
-        blocks += [Heading('Table 2, beside the paper'), *table2]
-    if table3:
-        blocks += [Heading('Table 3, beside the paper'), *table3]
-    blocks += difference_section(rows, heads)
-    if scored:
-        blocks += [Heading('Each in detail'), *(details(rows, head, is_open=len(heads) == 1) for head in heads)]
-    blocks += standing_section(runs, waiting, notes)
-    finished = sum(run.result is not None for run in runs)
+    scored = {row.group.title for row in rows}
+    notes += [f'{group.title}: no split that all of its runs were scored on' for group in groups if group.title not in scored]
+    heads = [headline(rows, group) for group in groups if group.title in scored]
+    table2 = paper_table_2(rows, heads)
+    unfinished = [f'{run.folder}: {run.state}' for run in runs if run.result is None] + waiting
+    sections: dict[str, Sequence[Block]] = {
+        'Results': results_section(rows, heads),
+        'Table 2, beside the paper': table2,
+        'Table 3, beside the paper': paper_table_3(heads),
+        'Which differences are real': difference_section(rows, heads),
+        'Each in detail': [details(rows, head, is_open=len(heads) == 1) for head in heads],
+        'Not finished': [Items(unfinished)] if unfinished else [],
+        'Left out': [Items(notes)] if notes else [],
+    }
+    blocks = heroes(rows, heads)
+    for heading, section in sections.items():
+        blocks += [Heading(heading), *section] if section else []
     title = f'Report on {", ".join(folder.resolve().name for folder in folders)}'
-    missing = len(runs) - finished + len(waiting)
-    subtitle = f'{count(finished, "finished run")} in {count(len(scored), "group")}; {count(missing, "run")} not finished.'
+    finished = len(runs) + len(waiting) - len(unfinished)
+    subtitle = f'{count(finished, "finished run")} in {count(len(scored), "group")}; {count(len(unfinished), "run")} not finished.'
     files: dict[str, str | bytes] = {block.file: block.png for block in blocks if isinstance(block, Picture) and block.file}
     if table2:
         files['table2.md'] = to_markdown('Table 2, beside the paper', subtitle, table2)
@@ -68,17 +68,6 @@ def report(folders: Sequence[pathlib.Path], out: pathlib.Path | None = None) -> 
         print(f'{head.group.title}: {head.title}, {views_text(head)}: {percent(head.mean)} % ({spread(head)})')
     print(f'{subtitle}\n→ {out}/ ({", ".join(files)})')
     return out
-
-
-def standing_section(runs: Sequence[Run], waiting: Sequence[str], notes: Sequence[str]) -> list[Block]:
-    """What is not in the tables, and why."""
-    unfinished = [f'{run.folder}: {run.state}' for run in runs if run.result is None]
-    blocks: list[Block] = []
-    if unfinished or waiting:
-        blocks += [Heading('Not finished'), Items([*unfinished, *waiting])]
-    if notes:
-        blocks += [Heading('Left out'), Items(list(notes))]
-    return blocks
 
 
 def csv_row(row: Row) -> list[object]:

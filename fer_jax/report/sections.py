@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from fer_jax.evaluation.figures import Dots, accuracies_png
 from fer_jax.report.details import percent, protocol_line, repetitions, spread, views_text, weakest
-from fer_jax.report.pages import Block, Cell, Fold, Heading, Hero, Picture, Table, Text
+from fer_jax.report.pages import Block, Cell, Fold, Hero, Picture, Table, Text
 from fer_jax.report.tables import METHOD, PAPER_TABLE_2, PAPER_TABLE_3, Comparison, Row, comparable, compare, headline
 
 RESULTS_REMARK = (
@@ -109,10 +109,10 @@ def short_table(rows: Sequence[Row], family: Sequence[Row]) -> Table:
 
 def results_section(rows: Sequence[Row], heads: Sequence[Row]) -> list[Block]:
     """Accuracy as a figure and a table for each data set and protocol, and every figure of every split and views folded up."""
-    blocks: list[Block] = [Heading('Results')]
+    blocks: list[Block] = []
     for number, family in enumerate(comparable(heads), start=1):
         blocks += [accuracy_picture(family, number), short_table(rows, family)]
-    return [*blocks, Text(RESULTS_REMARK, remark=True), Fold('Every split and views', [results_table(rows)])]
+    return blocks and [*blocks, Text(RESULTS_REMARK, remark=True), Fold('Every split and views', [results_table(rows)])]
 
 
 def with_parts(rows: Sequence[Row]) -> list[Row]:
@@ -176,10 +176,8 @@ def difference_section(rows: Sequence[Row], heads: Sequence[Row]) -> list[Block]
     """Which differences are real: a matrix for each split and views that the groups are judged by."""
     judged = [row for row in rows if any(row.group is head.group and row.split == head.split for head in heads)]
     families = [family for family in comparable(judged) if len(family) > 1]
-    if not families:
-        return []
     families.sort(key=lambda family: not any(row is head for row in family for head in heads))
-    blocks: list[Block] = [Heading('Which differences are real'), Text(METHOD)]
+    blocks: list[Block] = [Text(METHOD)] if families else []
     for number, family in enumerate(families):
         comparisons = compare(family)
         title = f'{family[0].protocol["data"]}, {family[0].title}, {views_text(family[0])}'

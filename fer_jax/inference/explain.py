@@ -1,6 +1,5 @@
 """Pictures of what a network looks at: in the faces of photographs, and in those of each class of a data set."""
 
-import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -54,8 +53,7 @@ def make_model(weights: Weights) -> Model:
     return Model(weights.name, make_any(weights.config.network, len(weights.class_names)), nested(weights.variables), weights.class_names)
 
 
-@dataclasses.dataclass(frozen=True)
-class Explanation:
+class Explanation(NamedTuple):
     """What is known of the centre crops of some faces. Every map covers its whole crop, however few places it has."""
 
     crops: UInt8[np.ndarray, 'n side side']
@@ -65,22 +63,20 @@ class Explanation:
     grad_cam: Float[np.ndarray, 'n rows columns']
     occlusion: Float[np.ndarray, 'n places places']
 
-    def take(self, index: Any) -> 'Explanation':
-        """That of the faces at `index`."""
-        return Explanation(**{name: None if part is None else part[index] for name, part in vars(self).items()})
-
     def mean(self) -> 'Explanation':
         """That of the mean face, as one. Of each Grad-CAM the share of its largest value counts, for it has no scale."""
-        strength = np.maximum(self.grad_cam.max((1, 2), keepdims=True), 1e-12)
-        parts = vars(self) | {'grad_cam': self.grad_cam / strength}
-        means = {name: None if part is None else part.mean(0, keepdims=True).astype(part.dtype) for name, part in parts.items()}
-        return Explanation(**means)
+        parts = self._replace(grad_cam=shares(self.grad_cam))
+        return jax.tree.map(lambda part: part.mean(0, keepdims=True).astype(part.dtype), parts)
+
+
+def shares(maps: Float[np.ndarray, 'n rows columns']) -> Float[np.ndarray, 'n rows columns']:
+    """Of each map, the share of its largest value."""
+    return maps / np.maximum(maps.max((1, 2), keepdims=True), 1e-12)
 
 
 def joined(parts: Sequence[Explanation]) -> Explanation:
     """All of them as one."""
-    arrays = {name: [vars(part)[name] for part in parts] for name in vars(parts[0])}
-    return Explanation(**{name: None if found[0] is None else np.concatenate(found) for name, found in arrays.items()})
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def explain(model: Model, faces: UInt8[np.ndarray, 'n 48 48'], label: int | None, stride: int) -> Explanation:
@@ -190,7 +186,7 @@ def explain_classes(model: Model, dataset: Dataset, split: str, label: str | Non
             pictures['channel_gates.png'] = gates_png(np.concatenate([part.gates for part in means]), names)
     else:
         (part,) = found.values()
-        some = part.take(np.linspace(0, SAMPLE - 1, SHOWN).round().astype(int))
+        some = jax.tree.map(lambda values: values[np.linspace(0, SAMPLE - 1, SHOWN).round().astype(int)], part)
         captions = [*(caption(model, each) for each in some.probabilities), f'mean of {SAMPLE}']
         pictures = {f'class_{label}.png': explanation_png(joined([some, *means]), captions, f'{title}, {label}, by {model.name}')}
     for name, png in pictures.items():
@@ -206,9 +202,8 @@ def explanation_png(found: Explanation, captions: Sequence[str], title: str) -> 
     """
     from matplotlib.figure import Figure
 
-    strength = np.maximum(found.grad_cam.max((1, 2), keepdims=True), 1e-12)
     most = max(float(np.abs(found.occlusion).max()), 1e-6)
-    columns = [('Grad-CAM', found.grad_cam / strength, 'inferno', 0.0, 1.0, 'share of its largest value')]
+    columns = [('Grad-CAM', shares(found.grad_cam), 'inferno', 0.0, 1.0, 'share of its largest value')]
     columns += [('occlusion', found.occlusion, 'RdBu_r', -most, most, 'probability lost where hidden')]
     if found.attention is not None:
         low, high = float(found.attention.min()), float(found.attention.max())

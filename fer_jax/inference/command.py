@@ -17,7 +17,7 @@ from fer_jax.core.files import open_atomic
 from fer_jax.inference.classifier import Classifier, Face, classify, load
 from fer_jax.inference.display import Display
 from fer_jax.inference.faces import make_detector
-from fer_jax.inference.sources import Footage, Shot, expand, is_camera, is_video_name, shots
+from fer_jax.inference.sources import Footage, Shot, distinct, expand, is_camera, is_video_name, make_folders, shots
 
 DIGITS = 6  # of a probability, as predictions.csv of an evaluation has
 
@@ -116,27 +116,18 @@ def annotated_files(names: Mapping[str, str], folder: pathlib.Path) -> dict[str,
     Raises:
       InputError: that would replace a source, or a folder cannot be made.
     """
-    targets: dict[str, pathlib.Path] = {}
-    taken: set[pathlib.Path] = set()
-    inputs = {os.path.realpath(file) for file in names}
+    wanted = []
     for file, name in names.items():
-        path = pathlib.Path(f'camera{name}' if is_camera(file) else name)
+        path = folder / (f'camera{name}' if is_camera(file) else name)
         ending = '.mp4' if is_camera(file) or is_video_name(name) else path.suffix if path.suffix.lower() in ('.jpg', '.jpeg') else '.png'
-        wanted = path if path.suffix == ending else path.with_name(path.name + ending)
-        number, target = 1, folder / wanted
-        while target in taken:
-            number += 1
-            target = folder / wanted.with_name(f'{wanted.stem}-{number}{ending}')
+        wanted.append(path if path.suffix == ending else path.with_name(path.name + ending))
+    targets = distinct(wanted)
+    inputs = {os.path.realpath(file) for file in names}
+    for target in targets:
         if os.path.realpath(target) in inputs:
             raise InputError(f'--annotated {folder}: that would replace {printable(str(target))}; choose another folder')
-        taken.add(target)
-        targets[file] = target
-    try:
-        for parent in {folder, *(target.parent for target in taken)}:
-            parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f'--annotated {folder}: {error.strerror}') from None
-    return targets
+    make_folders('--annotated', folder, targets)
+    return dict(zip(names, targets, strict=True))
 
 
 @contextlib.contextmanager

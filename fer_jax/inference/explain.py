@@ -21,7 +21,7 @@ from fer_jax.evaluation.figures import gates_png, in_few_colours, shortened, to_
 from fer_jax.evaluation.pictures import attention
 from fer_jax.inference.faces import Cut, Detector
 from fer_jax.inference.saliency import grad_cam, occlusion
-from fer_jax.inference.sources import expand, is_camera, is_video_name, shots
+from fer_jax.inference.sources import distinct, expand, is_camera, is_video_name, make_folders, shots
 from fer_jax.model.baselines import make_any
 from fer_jax.runs.weights import Weights, nested, read_weights
 from fer_jax.training.score import canonical_split
@@ -113,9 +113,9 @@ def explain_photographs(source: str, photographs: Sequence[str], label: str | No
     moving = [path for path in paths if is_camera(path) or is_video_name(path)]
     if moving:
         raise InputError(f'{moving[0]}: explain takes photographs, not a video or a camera')
-    make_folder(out)
+    make_folders('--out', out)
     code = 0
-    for path, name in zip(paths, distinct([pathlib.PurePath(path).stem for path in paths]), strict=True):
+    for path, target in zip(paths, distinct(out / f'{pathlib.PurePath(path).stem}.png' for path in paths), strict=True):
         try:
             ((_, _, _, cuts),) = shots(path, detector)
         except InputError as error:
@@ -129,8 +129,8 @@ def explain_photographs(source: str, photographs: Sequence[str], label: str | No
         captions = [caption(model, probabilities) for probabilities in found.probabilities]
         about = 'what it is taken for' if label is None else f'“{label}”'
         title = f'{pathlib.PurePath(path).name}, by {model.name}; Grad-CAM and occlusion ask about {about}'
-        write_atomic(out / f'{name}.png', explanation_png(found, captions, title))
-        print(f'{path}: {"; ".join(captions)} → {out / name}.png')
+        write_atomic(target, explanation_png(found, captions, title))
+        print(f'{path}: {"; ".join(captions)} → {target}')
     return code
 
 
@@ -171,7 +171,7 @@ def explain_classes(model: Model, dataset: Dataset, split: str, label: str | Non
     asked = [each for each in asked if (faces.labels == each).any()]
     if not asked:
         raise InputError(f'{title} has no face that is {label}')
-    make_folder(out)
+    make_folders('--out', out)
     found = {}
     for each in asked:
         places = np.flatnonzero(faces.labels == each)
@@ -240,22 +240,3 @@ def largest(cuts: Sequence[Cut]) -> list[Cut]:
     """The MOST_FACES largest faces, in the order they come in."""
     kept = sorted(range(len(cuts)), key=lambda i: -cuts[i].box.width * cuts[i].box.height)[:MOST_FACES]
     return [cuts[i] for i in sorted(kept)]
-
-
-def distinct(names: Sequence[str]) -> list[str]:
-    """The names, the second of a kind with -2 behind it, and so on."""
-    found: list[str] = []
-    for name in names:
-        number = 1
-        while (new := name if number == 1 else f'{name}-{number}') in found:
-            number += 1
-        found.append(new)
-    return found
-
-
-def make_folder(out: pathlib.Path) -> None:
-    """Makes the folder of the pictures, or says why it cannot."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f'--out {out}: {error.strerror}') from None

@@ -1,9 +1,10 @@
 """What a user wants looked at, picture by picture: image files, folders of them, videos, cameras."""
 
+import itertools
 import os
 import pathlib
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -64,6 +65,28 @@ def expand(source: str) -> tuple[list[str], int]:
     if not files:
         raise InputError(f'{printable(source)}: holds no picture and no video')
     return files, len(names) - len(files)
+
+
+def distinct(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+    """The paths, in order; the second of one name has -2 behind its stem, and so on."""
+    found: dict[pathlib.Path, None] = {}
+    for path in paths:
+        numbered = (path.with_stem(f'{path.stem}-{number}') for number in itertools.count(2))
+        found[next(each for each in itertools.chain([path], numbered) if each not in found)] = None
+    return list(found)
+
+
+def make_folders(option: str, top: pathlib.Path, files: Iterable[pathlib.Path] = ()) -> None:
+    """Makes the folder that `option` names, and those of files below it.
+
+    Raises:
+      InputError: one cannot be made.
+    """
+    try:
+        for folder in {top, *(file.parent for file in files)}:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f'{option} {top}: {error.strerror}') from None
 
 
 def shots(source: str, detect: Detector | None, started: Callable[[Footage], None] = lambda footage: None) -> Iterator[Shot]:

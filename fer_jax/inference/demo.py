@@ -21,20 +21,19 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fer_jax.core.errors import InputError
-from fer_jax.data.images import decode_face
 from fer_jax.data.views import centre_crops
 from fer_jax.evaluation.pictures import attention
 from fer_jax.inference.explain import Model, largest, make_model
-from fer_jax.inference.faces import Cut, Detector, read_photo, whole
+from fer_jax.inference.faces import Detector
 from fer_jax.inference.saliency import grad_cam
-from fer_jax.inference.sources import readable
+from fer_jax.inference.sources import look
 from fer_jax.runs.weights import read_weights
 
 try:
     import uvicorn
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
-    from starlette.datastructures import Headers
+    from starlette.datastructures import Headers, MutableHeaders
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect, Request
     from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -72,7 +71,7 @@ def make_app(models: Sequence[Model], detector: Detector, port: int) -> ASGIApp:
 
     app = Starlette(
         routes=[Route('/', index), Route('/checkpoints', checkpoints), Route('/predict', predict, methods=['POST'])],
-        exception_handlers={HTTPException: refusal, InputError: unusable, Exception: broken},
+        exception_handlers=dict.fromkeys((HTTPException, InputError, Exception), refusal),
     )
     return guarded(app, {f'{name}:{port}' for name in (ADDRESS, 'localhost')})
 
@@ -88,8 +87,7 @@ def guarded(app: ASGIApp, authorities: set[str]) -> ASGIApp:
 
         async def send_fixed(message: Message) -> None:
             if message['type'] == 'http.response.start':
-                more = [(name.encode(), value.encode()) for name, value in fixed.items()]
-                message = message | {'headers': [*message['headers'], *more]}
+                MutableHeaders(scope=message).update(fixed)
             await send(message)
 
         chosen = app
@@ -137,18 +135,13 @@ async def body(request: Request) -> bytes:
     return b''.join(parts)
 
 
-def refusal(request: Request, error: HTTPException) -> Response:
-    """The answer to a request that is refused."""
-    return JSONResponse({'error': error.detail}, error.status_code, error.headers)
-
-
-def unusable(request: Request, error: InputError) -> Response:
-    """The answer to a picture that cannot be read."""
-    return JSONResponse({'error': readable(str(error))}, 415)
-
-
-def broken(request: Request, error: Exception) -> Response:
-    """A fault of this program: the page is told so, the terminal has the traceback."""
+def refusal(request: Request, error: Exception) -> Response:
+    """The answer to a request or a picture that is refused; a fault of this program is told as one, and the terminal has the traceback."""
+    match error:
+        case HTTPException():
+            return JSONResponse({'error': error.detail}, error.status_code, error.headers)
+        case InputError():
+            return JSONResponse({'error': str(error)}, 415)
     return JSONResponse({'error': f'the program failed: {type(error).__name__}'}, 500)
 
 
@@ -161,8 +154,7 @@ def answer(models: Sequence[Model], detector: Detector | None, content: bytes) -
       InputError: it is no image.
     """
     begin = time.monotonic()
-    photo = read_photo(content)
-    found = detector(photo) if detector else [Cut(whole(photo).box, decode_face(content))]
+    photo, found = look(content, detector)
     faces = [
         {'box': box, 'crop': centre_crops(face[None])[0].tolist(), 'results': [result(model, face) for model in models]}
         for box, face in largest(found)

@@ -3,13 +3,13 @@
 import itertools
 import os
 import pathlib
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from fer_jax.core.errors import InputError, printable
+from fer_jax.core.files import read_bytes
 from fer_jax.data.archive import listing
 from fer_jax.data.images import FORMATS, MAX_FILE, decode_face, is_image_name
 from fer_jax.inference.faces import Cut, Detector, Photo, opencv, read_photo, whole
@@ -101,35 +101,26 @@ def shots(source: str, detect: Detector | None, started: Callable[[Footage], Non
     if is_camera(source) or is_video_name(source):
         yield from frames(source, detect, started)
         return
-    name = printable(source)
+    content = read_bytes(source, MAX_FILE)
     try:
-        content = read_bytes(source)
-        photo = read_photo(content)
-        # decode_face once more, for it may read a large JPEG at a smaller size: these are the pixels that training has.
-        cuts = detect(photo) if detect else [Cut(whole(photo).box, decode_face(content))]
+        photo, cuts = look(content, detect)
     except InputError as error:
-        raise InputError(f'{name}: {readable(str(error))}') from None
+        raise InputError(f'{source}: {error}') from None
     yield Shot(source, None, photo, cuts)
 
 
-def readable(reason: str) -> str:
-    """Why a picture cannot be read, with what can."""
-    return f'not an image ({", ".join(FORMATS)} are read)' if reason == 'not an image' else printable(reason)
-
-
-def read_bytes(path: str) -> bytes:
-    """A regular file's content, or a little more than images.MAX_FILE of it.
+def look(content: bytes, detect: Detector | None) -> tuple[Photo, list[Cut]]:
+    """The picture in an image file's bytes, and the faces in it; without a detector it is one face.
 
     Raises:
-      InputError: it cannot be read.
+      InputError: it cannot be read; the message says why, and what can.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
-            raise InputError('not a regular file')
-        with open(path, 'rb') as file:
-            return file.read(MAX_FILE + 1)
-    except OSError as error:
-        raise InputError(f'cannot be read ({error.strerror})') from None
+        photo = read_photo(content)
+        # decode_face once more, for it may read a large JPEG at a smaller size: these are the pixels that training has.
+        return photo, detect(photo) if detect else [Cut(whole(photo).box, decode_face(content))]
+    except InputError as error:
+        raise InputError(f'{error} ({", ".join(FORMATS)} are read)' if str(error) == 'not an image' else str(error)) from None
 
 
 def frames(source: str, detect: Detector | None, started: Callable[[Footage], None]) -> Iterator[Shot]:

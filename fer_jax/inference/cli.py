@@ -32,10 +32,11 @@ def predict(parser: Parser) -> None:
     def run(options: Namespace) -> int:
         refuse_overrides(options, 'predictions take the weights as they are')
         source = chosen_weights(options)
-        from fer_jax.inference.command import Outputs, predict_sources
+        from fer_jax.inference.command import predict_sources
+        from fer_jax.inference.faces import make_detector
 
-        outputs = Outputs(options.json, options.csv, options.annotated)
-        return predict_sources(options.sources, source, options.views, not options.no_detect, options.detector_model, outputs)
+        detector = None if options.no_detect else make_detector(options.detector_model)
+        return predict_sources(options.sources, source, options.views, detector, options.json, options.csv, options.annotated)
 
     parser.set_defaults(run=run)
 

@@ -1,10 +1,10 @@
 """`python -m fer_jax predict`: pictures, folders, videos and cameras → a table, files, and pictures with what was found."""
 
+import codecs
 import contextlib
 import csv
-import dataclasses
 import functools
-import io
+import itertools
 import json
 import os
 import pathlib
@@ -16,7 +16,7 @@ from fer_jax.core.errors import InputError, printable
 from fer_jax.core.files import open_atomic
 from fer_jax.inference.classifier import Classifier, Face, classify, load
 from fer_jax.inference.display import Display
-from fer_jax.inference.faces import make_detector
+from fer_jax.inference.faces import Detector
 from fer_jax.inference.sources import Footage, Shot, distinct, expand, is_camera, is_video_name, make_folders, shots
 
 DIGITS = 6  # of a probability, as predictions.csv of an evaluation has
@@ -24,44 +24,41 @@ DIGITS = 6  # of a probability, as predictions.csv of an evaluation has
 Record = Callable[[Face], None]
 
 
-@dataclasses.dataclass(frozen=True)
-class Outputs:
-    """Where the findings go beside the terminal."""
-
-    json: pathlib.Path | None = None
-    csv: pathlib.Path | None = None
-    annotated: pathlib.Path | None = None  # a folder
-
-
 def predict_sources(
-    sources: Sequence[str], checkpoint: str, views: str, detect: bool, detector_model: pathlib.Path | None, outputs: Outputs
+    sources: Sequence[str],
+    checkpoint: str,
+    views: str,
+    detector: Detector | None,
+    json_file: pathlib.Path | None = None,
+    csv_file: pathlib.Path | None = None,
+    annotated: pathlib.Path | None = None,
 ) -> int:
     """Looks at all sources. One that cannot be read is told in a line, and the rest carried on.
 
     Args:
       sources: image files, videos, folders of both, numbers of cameras.
       checkpoint, views: as of classifier.load.
-      detect, detector_model: as of classifier.predict.
+      detector: finds the faces; without one each picture is a face.
+      json_file, csv_file, annotated: where the findings go beside the terminal; the last is a folder.
 
     Returns:
       The exit code: 0; 2 if a source could not be read, or not to its end; 130 if a signal came. Whatever it is, what was found is
       written. A camera is ended by a signal, which is no fault.
 
     Raises:
-      InputError: there are no such weights, no OpenCV, or a file cannot be written.
+      InputError: there are no such weights, or a file cannot be written.
     """
     problems: list[str] = []
     names = find(sources, problems)
-    detector = make_detector(detector_model) if detect else None
     classifier = load(checkpoint, views)
     footage: dict[str, Footage] = {}
     cameras = [name for name in names if is_camera(name)]
     last = ''
     with contextlib.ExitStack() as stack:
-        records = stack.enter_context(open_records(outputs, classifier, problems))
-        targets = annotated_files(names, outputs.annotated) if outputs.annotated else {}
+        writers = stack.enter_context(open_records(json_file, csv_file, classifier, problems))
+        targets = annotated_files(names, annotated) if annotated else {}
         stopped = stack.enter_context(processes.stop_signals())
-        display = Display(list(names), classifier.class_names, footage, targets, cropped=not detect)
+        display = Display(list(names), classifier.class_names, footage, targets, cropped=detector is None)
         stack.enter_context(contextlib.closing(display))
 
         def look() -> Iterator[Shot]:
@@ -79,10 +76,10 @@ def predict_sources(
 
         for shot, faces in classify(look(), classifier, wait=not cameras):
             display.show(shot, faces)
-            for face in faces:
-                records(face)
+            for face, write in itertools.product(faces, writers):
+                write(face)
     display.sum_up(len(problems))
-    written = [str(path) for path in (outputs.json, outputs.csv) if path] + ([f'{outputs.annotated}/'] if targets else [])
+    written = [str(path) for path in (json_file, csv_file) if path] + ([f'{annotated}/'] if targets else [])
     if written:
         print(f'→ {", ".join(written)}')
     return 130 if stopped() and last not in cameras else 2 if problems else 0
@@ -131,8 +128,10 @@ def annotated_files(names: Mapping[str, str], folder: pathlib.Path) -> dict[str,
 
 
 @contextlib.contextmanager
-def open_records(outputs: Outputs, classifier: Classifier, problems: list[str]) -> Iterator[Record]:
-    """A function that adds a face to the files, which are there, whole, when the block ends without an error.
+def open_records(
+    json_file: pathlib.Path | None, csv_file: pathlib.Path | None, classifier: Classifier, problems: list[str]
+) -> Iterator[list[Record]]:
+    """Functions that add a face to a file each; the files are there, whole, when the block ends without an error.
 
     JSON is {checkpoint, sha256, views, classes, faces: […], problems: […]}, CSV a row for each face; both are written face by face.
 
@@ -141,47 +140,36 @@ def open_records(outputs: Outputs, classifier: Classifier, problems: list[str]) 
     """
     with contextlib.ExitStack() as stack:
         writers: list[Record] = []
-        for option, path, make in (('--json', outputs.json, json_writer), ('--csv', outputs.csv, csv_writer)):
-            if path is None:
-                continue
+        for option, path, make in (('--json', json_file, json_writer), ('--csv', csv_file, csv_writer)):
             try:
-                file = stack.enter_context(open_atomic(path))
+                if path:
+                    file = codecs.getwriter('utf-8')(stack.enter_context(open_atomic(path)))
+                    writers.append(stack.enter_context(make(file, classifier, problems)))
             except OSError as error:
                 raise InputError(f'{option} {path}: {error.strerror}') from None
-            writers.append(stack.enter_context(make(lambda text, file=file: file.write(text.encode()), classifier, problems)))
-
-        def record(face: Face) -> None:
-            for write in writers:
-                write(face)
-
-        yield record
+        yield writers
 
 
 @contextlib.contextmanager
-def json_writer(put: Callable[[str], object], classifier: Classifier, problems: list[str]) -> Iterator[Record]:
+def json_writer(file: codecs.StreamWriter, classifier: Classifier, problems: list[str]) -> Iterator[Record]:
     """Writes the faces as JSON, one at a time."""
     about = {'checkpoint': classifier.name, 'sha256': classifier.sha256, 'views': classifier.views, 'classes': classifier.class_names}
-    put(json.dumps(about)[:-1] + ', "faces": [')
+    file.write(json.dumps(about)[:-1] + ', "faces": [')
     separators = iter(['\n'])
 
     def write(face: Face) -> None:
         probabilities = {name: round(probability, DIGITS) for name, probability in face.probabilities.items()}
         record = {'source': face.source, 'frame': face.frame, 'box': face.box._asdict(), 'label': face.label}
-        put(next(separators, ',\n') + json.dumps(record | {'probabilities': probabilities}))
+        file.write(next(separators, ',\n') + json.dumps(record | {'probabilities': probabilities}))
 
     yield write
-    put(f'\n], "problems": {json.dumps(problems)}}}\n')
+    file.write(f'\n], "problems": {json.dumps(problems)}}}\n')
 
 
 @contextlib.contextmanager
-def csv_writer(put: Callable[[str], object], classifier: Classifier, problems: list[str]) -> Iterator[Record]:
+def csv_writer(file: codecs.StreamWriter, classifier: Classifier, problems: list[str]) -> Iterator[Record]:
     """Writes the faces as CSV, a row each."""
-
-    def line(values: Sequence[object]) -> None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator='\n').writerow(values)
-        put(text.getvalue())
-
+    line = csv.writer(file, lineterminator='\n').writerow
     line(['source', 'frame', 'left', 'top', 'width', 'height', 'label', *classifier.class_names])
 
     def write(face: Face) -> None:

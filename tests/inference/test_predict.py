@@ -21,7 +21,7 @@ from fer_jax.core.fields import SHIPPED
 from fer_jax.core.mesh import make_mesh
 from fer_jax.data.schema import Faces
 from fer_jax.evaluation.evaluate import make_evaluator
-from fer_jax.inference import annotate, classifier, command, display, sources
+from fer_jax.inference import annotate, classifier, command, display, faces, sources
 from fer_jax.inference.classifier import Classifier, Face, classify, load, predict
 from fer_jax.inference.faces import Box, Cut, whole
 from fer_jax.inference.sources import Shot
@@ -267,7 +267,7 @@ def test_a_signal_ends_a_video_and_keeps_what_was_found(folder, weights, tiny, m
         return [whole(picture)]
 
     calls = []
-    monkeypatch.setattr(command, 'make_detector', lambda model: detect)
+    monkeypatch.setattr(faces, 'make_detector', lambda model: detect)
     monkeypatch.setattr(command, 'load', lambda checkpoint, views: tiny)  # compiled already
     arguments = ['predict', str(folder / 'in/film.avi'), str(folder / 'in/b.jpg'), '--checkpoint', str(weights)]
     assert main([*arguments, '--csv', str(folder / 'o.csv'), '--annotated', str(folder / 'out')]) == 130

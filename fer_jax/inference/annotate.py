@@ -84,26 +84,20 @@ def place(box: Box, width: int, height: int, size: tuple[int, int], taken: Seque
     gap = 4
     middle = max(0, min(box.top, size[1] - height)), max(0, min(box.left, size[0] - width))
     places = [
-        Box(box.left + box.width + gap, middle[0], width, height),
-        Box(box.left - gap - width, middle[0], width, height),
-        Box(middle[1], box.top + box.height + gap, width, height),
-        Box(middle[1], box.top - height - gap - TEXT[1], width, height),
+        (box.left + box.width + gap, middle[0]),
+        (box.left - gap - width, middle[0]),
+        (middle[1], box.top + box.height + gap),
+        (middle[1], box.top - height - gap - TEXT[1]),
     ]
-    for each in places:
-        inside = each.left >= 0 and each.top >= 0 and each.left + width <= size[0] and each.top + height <= size[1]
-        if inside and not any(overlap(each, other) for other in taken):
-            return each
+    for left, top in places:
+        inside = 0 <= left <= size[0] - width and 0 <= top <= size[1] - height
+        apart = (
+            left >= other.left + other.width or other.left >= left + width or top >= other.top + other.height or other.top >= top + height
+            for other in taken
+        )
+        if inside and all(apart):
+            return Box(left, top, width, height)
     return None
-
-
-def overlap(one: Box, other: Box) -> bool:
-    """Whether two boxes have a pixel in common."""
-    return (
-        one.left < other.left + other.width
-        and other.left < one.left + one.width
-        and one.top < other.top + other.height
-        and other.top < one.top + one.height
-    )
 
 
 def draw_bars(draw: ImageDraw.ImageDraw, face: Face, panel: Box, line: int) -> None:

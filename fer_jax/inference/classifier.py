@@ -87,12 +87,7 @@ def load(checkpoint: str | os.PathLike = SHIPPED, views: str = 'centre') -> Clas
     return Classifier(weights.name, weights.class_names, views, weights.sha256, functools.partial(score, variables))
 
 
-@functools.lru_cache(maxsize=2)
-def loaded(checkpoint: str) -> Classifier:
-    """What `load` gives, kept for the next call."""
-    return load(checkpoint)
-
-
+loaded = functools.lru_cache(maxsize=2)(load)  # for the next call
 Picture = UInt8[np.ndarray, '...'] | str | os.PathLike
 
 

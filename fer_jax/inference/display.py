@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import io
 import pathlib
 import shutil
 import sys
@@ -13,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from PIL import Image
 
 from fer_jax.core.errors import printable
-from fer_jax.core.files import write_atomic
+from fer_jax.core.files import open_atomic
 from fer_jax.inference.annotate import annotate, enlargement, video_writer
 from fer_jax.inference.classifier import Face
 from fer_jax.inference.faces import Photo
@@ -87,7 +86,8 @@ class Display:
             print(row, flush=True)
         if shot.source in self._targets:
             drawn = annotate(shot.photo, faces, self._cropped, enlargement(shot.photo, faces, self._cropped))
-            write_picture(self._targets[shot.source], drawn)
+            with open_atomic(path := self._targets[shot.source]) as file:
+                Image.fromarray(drawn).save(file, 'PNG' if path.suffix == '.png' else 'JPEG', quality=90)  # which a PNG has not
 
     def _show_frame(self, shot: Shot, faces: Sequence[Face]) -> None:
         if self._video is None:
@@ -160,17 +160,3 @@ def summary(video: Video) -> str:
     count = video.labels.total()
     shares = ', '.join(f'{label} {100 * times / count:.0f} %' for label, times in video.labels.most_common(1 + NEXT))
     return f'{video.name}: {found}' + (f'; {shares}' if shares else '')
-
-
-def write_picture(path: pathlib.Path, photo: Photo) -> None:
-    """Writes a JPEG or PNG file, by the name's ending.
-
-    Raises:
-      OSError: it cannot be written.
-    """
-    buffer = io.BytesIO()
-    if path.suffix == '.png':
-        Image.fromarray(photo).save(buffer, 'PNG')
-    else:
-        Image.fromarray(photo).save(buffer, 'JPEG', quality=90)
-    write_atomic(path, buffer.getvalue())

@@ -43,7 +43,7 @@ def decode_face(content: bytes) -> UInt8[np.ndarray, '48 48']:
 
     def read(image: Image.Image) -> Image.Image:
         image.draft('L', (2 * IMAGE_SIDE, 2 * IMAGE_SIDE))  # a large JPEG need not be decoded at full size
-        return grey(ImageOps.exif_transpose(image))
+        return opaque(ImageOps.exif_transpose(image)).convert('L')
 
     return square_face(decode(content, read))
 
@@ -84,15 +84,13 @@ def square_face(image: Image.Image) -> UInt8[np.ndarray, '48 48']:
     return np.asarray(square.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BILINEAR))
 
 
-def grey(image: Image.Image) -> Image.Image:
-    """Mode L of any mode; 16 bits keep their upper 8, floats are taken as 0 to 1, or as 0 to 255 if any is above 1."""
+def opaque(image: Image.Image) -> Image.Image:
+    """Transparent parts black, and 8 bits: 16 bits keep their upper 8, floats are taken as 0 to 1, or as 0 to 255 if any is above 1."""
     if image.mode.startswith('I') or image.mode == 'F':
         return from_wide(image)
     if image.has_transparency_data:
-        image = image.convert('RGBA')
-        black = Image.new('RGBA', image.size, (0, 0, 0, 255))
-        return Image.alpha_composite(black, image).convert('L')
-    return image.convert('L')
+        return Image.alpha_composite(Image.new('RGBA', image.size, (0, 0, 0, 255)), image.convert('RGBA'))
+    return image
 
 
 def from_wide(image: Image.Image) -> Image.Image:

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from fer_jax.core.errors import InputError
-from fer_jax.data.images import decode, grey, square_face
+from fer_jax.data.images import decode, opaque, square_face
 
 Photo = UInt8[np.ndarray, 'height width 3']  # RGB
 # The longer side of what a detector is given. YuNet finds faces of about 10 to 300 pixels, the cascade of CASCADE_FACE and more.
@@ -61,7 +61,7 @@ def read_photo(content: bytes) -> Photo:
     Raises:
       InputError: as of images.decode.
     """
-    return np.asarray(decode(content, lambda image: colour(ImageOps.exif_transpose(image))))
+    return np.asarray(decode(content, lambda image: opaque(ImageOps.exif_transpose(image)).convert('RGB')))
 
 
 def photo_of(array: UInt8[np.ndarray, '...']) -> Photo:
@@ -72,16 +72,7 @@ def photo_of(array: UInt8[np.ndarray, '...']) -> Photo:
     """
     if array.ndim not in (2, 3) or 0 in array.shape or array.ndim == 3 and array.shape[-1] not in (3, 4):
         raise InputError(f'an array of shape {array.shape} is no picture: [height, width], or [height, width, 3 or 4], does')
-    return np.asarray(colour(Image.fromarray(array)))
-
-
-def colour(image: Image.Image) -> Image.Image:
-    """Mode RGB of any mode, by the rules of images.grey."""
-    if image.mode.startswith('I') or image.mode == 'F':
-        return grey(image).convert('RGB')
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new('RGBA', image.size, (0, 0, 0, 255)), image.convert('RGBA'))
-    return image.convert('RGB')
+    return np.asarray(opaque(Image.fromarray(array)).convert('RGB'))
 
 
 def whole(photo: Photo) -> Cut:

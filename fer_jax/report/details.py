@@ -1,6 +1,5 @@
 """What a report says of one group: its protocol, its weak spots, and its section of figures and tables."""
 
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,15 +53,11 @@ def protocol_line(row: Row) -> str:
     )
 
 
-def mean_shares(row: Row) -> np.ndarray:
-    """The mean over units of the confusion matrices' shares of the true class."""
-    return np.mean([row_shares(np.asarray(unit.summary['confusion_matrix'])) for unit in row.units], axis=0)
-
-
 def weakest(row: Row) -> str:
     """Where it fails: the classes of least recall, and the commonest confusions."""
-    names, shares = list(row.units[0].summary['per_class']), mean_shares(row)
-    present = [i for i in range(len(names)) if any(sum(unit.summary['confusion_matrix'][i]) for unit in row.units)]
+    names, matrices = list(row.units[0].summary['per_class']), np.array([unit.summary['confusion_matrix'] for unit in row.units])
+    shares = np.mean([row_shares(matrix) for matrix in matrices], axis=0)
+    present = np.flatnonzero(matrices.sum((0, 2)))
     low = sorted(present, key=lambda i: shares[i, i])[:2]
     pairs = sorted(((shares[i, j], i, j) for i in present for j in range(len(names)) if i != j), reverse=True)[:3]
     # With a space that does not break before the sign.
@@ -124,17 +119,9 @@ def pictures_of(rows: Sequence[Row], head: Row) -> list[Block]:
             (row, 'attention_maps.png', f'Spatial attention over faces of each class, the least surely known first (seed {seed})'),
             (row, 'channel_gates.png', f'Channel attention: each class’s mean weights, less the mean over the classes (seed {seed})'),
         ]
-    found = [(png_in(row.units[0].folder / name), alt) for row, name, alt in wanted]
-    return [Picture(png, alt) for png, alt in found if png]
-
-
-def png_in(path: pathlib.Path) -> bytes | None:
-    """The PNG at a path; None where there is none."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
-    return content if content.startswith(PNG_SIGNATURE) else None
+    found = [(row.units[0].folder / name, alt) for row, name, alt in wanted]
+    pictures = [Picture(path.read_bytes(), alt) for path, alt in found if path.is_file()]
+    return [picture for picture in pictures if picture.png.startswith(PNG_SIGNATURE)]
 
 
 def runs_table(head: Row) -> Table:

@@ -89,26 +89,21 @@ def occlusion(
       stride: a divisor of the side.
     """
     side = crops.shape[1]
-    steps = np.arange(side // stride, dtype=np.float32) * stride + stride / 2
-    nowhere = np.full((1, 2), np.inf, np.float32)  # the square hides nothing there
-    places = np.concatenate([nowhere, np.stack(np.meshgrid(steps, steps, indexing='ij'), -1).reshape(-1, 2)])
-    image, place = (index.ravel() for index in np.indices((len(crops), len(places))))
-    found = []
-    for start in range(0, len(image), BATCH):
-        # The last batch is filled up with copies, so that one size is compiled.
-        here = np.minimum(np.arange(start, start + BATCH), len(image) - 1)
-        found.append(jax.device_get(_hidden(network, variables, crops[image[here]], places[place[here]], labels[image[here]])))
-    found = np.concatenate(found)[: len(image)].reshape(len(crops), -1)
-    return (found[:, :1] - found[:, 1:]).reshape(len(crops), len(steps), len(steps))
+    centres = np.arange(stride / 2, side, stride)
+    hides = np.abs(np.arange(side) + 0.5 - centres[:, None]) < SQUARE / 2
+    squares = (hides[:, None, :, None] & hides[:, None, :]).reshape(-1, side, side)
+    squares = np.concatenate([np.zeros((1, side, side), bool), squares])  # the first hides nothing
+    grey = crops.mean((1, 2), np.float32, keepdims=True)
+    views = np.where(squares, grey[:, None], crops[:, None]).reshape(-1, side, side)
+    asked = np.repeat(labels, len(squares))
+    batches = np.arange(len(views) + -len(views) % BATCH).reshape(-1, BATCH) % len(views)  # filled up, so that one size is compiled
+    found = [jax.device_get(_probability(network, variables, views[batch], asked[batch])) for batch in batches]
+    chances = np.concatenate(found)[: len(views)].reshape(len(crops), -1)
+    return (chances[:, :1] - chances[:, 1:]).reshape(len(crops), len(centres), len(centres))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _hidden(
-    network: nn.Module, variables: Any, crops: UInt8[Array, 'n side side'], centres: Float[Array, 'n 2'], labels: Int[Array, ' n']
-) -> Float32[Array, ' n']:
-    """The probability of each crop's label with the square around its centre (row, column in pixels) grey."""
-    pixels = jnp.arange(crops.shape[1]) + 0.5
-    rows, columns = (jnp.abs(pixels - centres[:, axis, None]) < SQUARE / 2 for axis in (0, 1))
-    views = jnp.where(rows[:, :, None] & columns[:, None, :], crops.mean((1, 2), keepdims=True), crops)
+def _probability(network: nn.Module, variables: Any, views: Float[Array, 'n side side'], labels: Int[Array, ' n']) -> Float32[Array, ' n']:
+    """That of each view's label."""
     probabilities = nn.softmax(network.apply(variables, normalise(views), train=False))
     return jnp.take_along_axis(probabilities, labels[:, None], 1)[:, 0]

@@ -162,5 +162,5 @@ def to_csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow(header)
-    writer.writerows([['' if cell is None else cell for cell in row] for row in rows])
+    writer.writerows(rows)
     return text.getvalue()

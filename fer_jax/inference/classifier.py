@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import AxisType
@@ -20,7 +21,7 @@ from fer_jax.evaluation.evaluate import make_score
 from fer_jax.inference.faces import Box, Cut, make_detector, photo_of, whole
 from fer_jax.inference.sources import Shot, expand, is_camera, shots
 from fer_jax.model.baselines import make_any
-from fer_jax.runs.weights import nested, read_weights
+from fer_jax.runs.weights import Weights, nested, read_weights
 
 BATCHES = (1, 8, 64)  # faces in a call, the last ones empty: each size is compiled once
 MOST_PIXELS = 1 << 25  # of the pictures that wait for a batch to fill
@@ -46,7 +47,15 @@ class Classifier:
     class_names: tuple[str, ...]
     views: str
     sha256: str  # of the variables
-    score: Callable[..., Any] = dataclasses.field(repr=False)  # of evaluate.make_score, with the variables
+    network: nn.Module = dataclasses.field(repr=False, compare=False)
+    variables: dict[str, Any] = dataclasses.field(repr=False, compare=False)
+    score: Callable[..., Any] = dataclasses.field(repr=False, compare=False)  # of evaluate.make_score
+
+    def label(self, name: str) -> int:
+        """A class's number, by its name; InputError names the nearest that there is."""
+        if name not in self.class_names:
+            raise unknown('label', name, self.class_names)
+        return self.class_names.index(name)
 
     def probabilities(self, faces: UInt8[np.ndarray, 'n 48 48']) -> Float32[np.ndarray, 'n classes']:
         """The probability of each class for each face, by the one evaluation path.
@@ -59,7 +68,7 @@ class Classifier:
             some = faces[start : start + BATCHES[-1]]
             size = next(size for size in BATCHES if size >= len(some))
             padded = np.pad(some, ((0, size - len(some)), (0, 0), (0, 0)))
-            _, log_probabilities, _ = self.score(padded, np.zeros(size, np.int32), np.zeros(size, np.float32))
+            _, log_probabilities, _ = self.score(self.variables, padded, np.zeros(size, np.int32), np.zeros(size, np.float32))
             found.append(np.exp(np.asarray(log_probabilities)[: len(some)]))
         probabilities = np.concatenate(found)
         if not np.isfinite(probabilities).all():
@@ -78,13 +87,17 @@ def load(checkpoint: str | os.PathLike = SHIPPED, views: str = 'centre') -> Clas
     """
     if views not in VIEWS:
         raise unknown('views', views, VIEWS)
+    return make_classifier(read_weights(os.fspath(checkpoint)), views)
+
+
+def make_classifier(weights: Weights, views: str = 'centre') -> Classifier:
+    """The classifier with these weights, on the first device."""
     keep_compiled_programs()
-    weights = read_weights(os.fspath(checkpoint))
     network = make_any(weights.config.network, len(weights.class_names))
     mesh = jax.make_mesh((1,), (DATA,), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
     variables = jax.device_put(nested(weights.variables), mesh.devices.item())
     score = make_score(lambda variables, images: network.apply(variables, images, train=False), mesh, views)
-    return Classifier(weights.name, weights.class_names, views, weights.sha256, functools.partial(score, variables))
+    return Classifier(weights.name, weights.class_names, views, weights.sha256, network, variables, score)
 
 
 loaded = functools.lru_cache(maxsize=2)(load)  # for the next call

@@ -23,11 +23,11 @@ from jaxtyping import UInt8
 from fer_jax.core.errors import InputError
 from fer_jax.data.views import centre_crops
 from fer_jax.evaluation.pictures import attention
-from fer_jax.inference.explain import Model, largest, make_model
+from fer_jax.inference.classifier import Classifier, load
+from fer_jax.inference.explain import largest
 from fer_jax.inference.faces import Detector
 from fer_jax.inference.saliency import grad_cam
 from fer_jax.inference.sources import look
-from fer_jax.runs.weights import read_weights
 
 try:
     import uvicorn
@@ -49,7 +49,7 @@ MOST_CONNECTIONS = 32
 PAGE = pathlib.Path(__file__).with_name('demo.html')
 
 
-def make_app(models: Sequence[Model], detector: Detector, port: int) -> ASGIApp:
+def make_app(models: Sequence[Classifier], detector: Detector, port: int) -> ASGIApp:
     """The application: the page at /, what it says of the checkpoints at /checkpoints, and photographs taken at /predict.
 
     Every error is JSON, {"error": one line}: 413 too large, 415 no image, 408 too slow, 421 another Host, 403 another Origin.
@@ -145,7 +145,7 @@ def refusal(request: Request, error: Exception) -> Response:
     return JSONResponse({'error': f'the program failed: {type(error).__name__}'}, 500)
 
 
-def answer(models: Sequence[Model], detector: Detector | None, content: bytes) -> dict[str, Any]:
+def answer(models: Sequence[Classifier], detector: Detector | None, content: bytes) -> dict[str, Any]:
     """What the page shows of a photograph's bytes: its size, and of each face its box, its crop and each model's results.
 
     Without a detector the photograph is one face.
@@ -164,7 +164,7 @@ def answer(models: Sequence[Model], detector: Detector | None, content: bytes) -
     return {'width': width, 'height': height, 'faces': faces, 'left_out': len(found) - len(faces), 'milliseconds': taken}
 
 
-def result(model: Model, face: UInt8[np.ndarray, '48 48']) -> dict[str, Any]:
+def result(model: Classifier, face: UInt8[np.ndarray, '48 48']) -> dict[str, Any]:
     """One model's probabilities of a face by class, and its maps, as JSON has them; attention is None where it has none."""
     logits, cams = jax.device_get(grad_cam(model.network, model.variables, centre_crops(face[None])))
     maps, _ = attention(model.network, model.variables, face[None])
@@ -177,7 +177,7 @@ def result(model: Model, face: UInt8[np.ndarray, '48 48']) -> dict[str, Any]:
     }
 
 
-def about(model: Model) -> dict[str, Any]:
+def about(model: Classifier) -> dict[str, Any]:
     """What the page says of a model."""
     parameters = sum(value.size for value in jax.tree.leaves(model.variables['params']))
     return {'name': model.name, 'parameters': parameters, 'classes': model.class_names}
@@ -217,7 +217,7 @@ def serve(sources: Sequence[str], port: int, detector: Detector) -> None:
       InputError: weights that are not there, or a port that is not free.
     """
     with listen(port) as listener:
-        models = [make_model(read_weights(source)) for source in sources]
+        models = [load(source) for source in sources]
         for model in models:
             result(model, np.zeros((48, 48), np.uint8))  # compiled now, so that the first photograph need not wait
         port = listener.getsockname()[1]

@@ -3,54 +3,32 @@
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from fer_jax.core import processes
 from fer_jax.core.config import check_config, load_config, set_field
-from fer_jax.core.errors import InputError, unknown
+from fer_jax.core.errors import InputError
 from fer_jax.core.files import write_atomic
 from fer_jax.data.load import load
 from fer_jax.data.schema import Dataset
 from fer_jax.data.views import centre_crops
 from fer_jax.evaluation.figures import gates_png, in_few_colours, shortened, to_png
 from fer_jax.evaluation.pictures import attention
+from fer_jax.inference.classifier import Classifier, make_classifier
 from fer_jax.inference.faces import Cut, Detector
 from fer_jax.inference.saliency import grad_cam, occlusion
 from fer_jax.inference.sources import distinct, expand, is_camera, is_video_name, make_folders, shots
-from fer_jax.model.baselines import make_any
-from fer_jax.runs.weights import Weights, nested, read_weights
+from fer_jax.runs.weights import read_weights
 from fer_jax.training.score import canonical_split
 
 FINE, COARSE = 2, 4  # pixels from one place of the hiding square to the next: in a face of a photograph, and for means of many faces
 SAMPLE = 48  # faces of a class that its means are of
 SHOWN = 6  # of them in the picture of one class
 MOST_FACES = 24  # of a photograph that are shown
-
-
-class Model(NamedTuple):
-    """A network with its variables, and what it tells apart."""
-
-    name: str
-    network: nn.Module
-    variables: dict[str, Any]
-    class_names: tuple[str, ...]
-
-    def label(self, name: str) -> int:
-        """The class's number, by its name."""
-        if name not in self.class_names:
-            raise unknown('label', name, self.class_names)
-        return self.class_names.index(name)
-
-
-def make_model(weights: Weights) -> Model:
-    """The network of the weights, with them."""
-    processes.keep_compiled_programs()
-    return Model(weights.name, make_any(weights.config.network, len(weights.class_names)), nested(weights.variables), weights.class_names)
 
 
 class Explanation(NamedTuple):
@@ -79,7 +57,7 @@ def joined(parts: Sequence[Explanation]) -> Explanation:
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
-def explain(model: Model, faces: UInt8[np.ndarray, 'n 48 48'], label: int | None, stride: int) -> Explanation:
+def explain(model: Classifier, faces: UInt8[np.ndarray, 'n 48 48'], label: int | None, stride: int) -> Explanation:
     """What `model` looks at in the faces. Grad-CAM and occlusion ask about `label`, by default about the class predicted for each.
 
     Args:
@@ -107,7 +85,7 @@ def explain_photographs(source: str, photographs: Sequence[str], label: str | No
     Raises:
       InputError: weights that are not there, an unknown label, no such photograph, or a folder that cannot be made.
     """
-    model = make_model(read_weights(source))
+    model = make_classifier(read_weights(source))
     asked = None if label is None else model.label(label)
     paths = [path for photograph in photographs for path in expand(photograph)[0]]
     moving = [path for path in paths if is_camera(path) or is_video_name(path)]
@@ -151,13 +129,13 @@ def explain_data(source: str, reference: str | None, overrides: dict[str, str], 
     for field, text in {} if reference else overrides.items():
         set_field(config, field, text)
     check_config(config)
-    model, dataset = make_model(weights), load(config.data)
+    model, dataset = make_classifier(weights), load(config.data)
     if dataset.class_names != model.class_names:
         raise InputError(f'{model.name} tells {", ".join(model.class_names)} apart; {dataset.name} has {", ".join(dataset.class_names)}')
     explain_classes(model, dataset, canonical_split(dataset, split), label, out)
 
 
-def explain_classes(model: Model, dataset: Dataset, split: str, label: str | None, out: pathlib.Path) -> None:
+def explain_classes(model: Classifier, dataset: Dataset, split: str, label: str | None, out: pathlib.Path) -> None:
     """Writes the mean maps of each class of a split, and its channel weights.
 
     With `label`, it is the maps of that class alone, with some of its faces. The means are of SAMPLE faces of each class, taken
@@ -231,7 +209,7 @@ def explanation_png(found: Explanation, captions: Sequence[str], title: str) -> 
     return in_few_colours(to_png(figure))
 
 
-def caption(model: Model, probabilities: Float[np.ndarray, ' classes']) -> str:
+def caption(model: Classifier, probabilities: Float[np.ndarray, ' classes']) -> str:
     """`happy 87 %`, what a face is taken for."""
     return f'{shortened(model.class_names[probabilities.argmax()])} {100 * probabilities.max():.0f} %'
 

@@ -21,9 +21,8 @@ from fer_jax.__main__ import main  # noqa: E402
 from fer_jax.data.images import decode_face  # noqa: E402
 from fer_jax.data.views import centre_crops  # noqa: E402
 from fer_jax.inference import demo  # noqa: E402
-from fer_jax.inference.explain import make_model  # noqa: E402
+from fer_jax.inference.classifier import load  # noqa: E402
 from fer_jax.inference.faces import Cut, Photo, cut  # noqa: E402
-from fer_jax.runs.weights import read_weights  # noqa: E402
 from tests import browser  # noqa: E402
 from tests.tiny_weights import FER, write_weights  # noqa: E402
 
@@ -39,7 +38,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     folder = tmp_path_factory.mktemp('weights')
     write_weights(folder / 'first.safetensors')
     write_weights(folder / 'second.safetensors', 1, ('awake', 'asleep'), attention='none')
-    models = [make_model(read_weights(str(folder / f'{name}.safetensors'))) for name in ('first', 'second')]
+    models = [load(folder / f'{name}.safetensors') for name in ('first', 'second')]
     with demo.listen(0) as listener:
         number = listener.getsockname()[1]
         server = demo.make_server(demo.make_app(models, every_hundred, number))

@@ -13,9 +13,9 @@ from fer_jax.__main__ import main
 from fer_jax.core.errors import InputError
 from fer_jax.data.schema import Dataset, Faces
 from fer_jax.inference import explain as module
-from fer_jax.inference.explain import Explanation, explain, explain_classes, explanation_png, joined, make_model
+from fer_jax.inference.classifier import load
+from fer_jax.inference.explain import Explanation, explain, explain_classes, explanation_png, joined
 from fer_jax.inference.saliency import grad_cam, last_layer_with_places, map_layers, occlusion
-from fer_jax.runs.weights import read_weights
 from tests.tiny_weights import FER, write_weights
 
 
@@ -162,7 +162,7 @@ def photograph(path: pathlib.Path, seed: int = 0) -> str:
 
 def test_an_explanation_is_of_the_centre_crop(weights):
     """What is outside the 40×40 in the middle changes nothing; the question changes Grad-CAM and occlusion only."""
-    model = make_model(read_weights(str(weights)))
+    model = load(weights)
     faces = np.random.default_rng(0).integers(0, 256, (1, 48, 48), np.uint8)
     framed = faces.copy()
     framed[:, :4], framed[:, :, 44:] = 0, 255
@@ -206,7 +206,7 @@ def test_classes(weights, tmp_path, capsys, monkeypatch):
     asked, rows = [], []
     monkeypatch.setattr(module, 'explain', lambda model, faces, label, stride: asked.append((label, len(faces))) or explanation(len(faces)))
     monkeypatch.setattr(module, 'explanation_png', lambda found, captions, title: rows.append((captions, title)) or b'png')
-    model = make_model(read_weights(str(weights)))
+    model = load(weights)
     explain_classes(model, dataset_of([0, 3, 3, 6]), 'test', None, tmp_path)
     assert asked == [(0, 1), (3, 1), (6, 1)]
     assert rows == [([f'{name}\nmean of 1' for name in ('angry', 'happy', 'neutral')], 'drawn PrivateTest, by tiny')]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -75,13 +76,13 @@ def test_calls_have_few_sizes(monkeypatch):
     """Each size is a program to compile: 9 faces are 4, 4 and 1, three are 4 with one that does not count."""
     sizes = []
 
-    def score(images, labels, counted):
+    def score(variables, images, labels, counted):
         sizes.append(len(images))
         return None, np.log(np.full((len(images), 7), np.maximum(images.mean((1, 2)), 1)[:, None] / 255, np.float32)), None
 
     monkeypatch.setattr(classifier, 'BATCHES', (1, 4))
     faces = np.arange(1, 10, dtype=np.uint8)[:, None, None] * np.ones((48, 48), np.uint8)
-    found = Classifier('x', FER, 'centre', '', score)
+    found = Classifier('x', FER, 'centre', '', nn.Module(), {}, score)
     np.testing.assert_allclose(found.probabilities(faces)[:, 3], np.arange(1, 10) / 255, rtol=1e-5)
     assert sizes == [4, 4, 1]
     assert len(found.probabilities(faces[:3])) == 3 and sizes[3:] == [4]
@@ -108,10 +109,10 @@ def test_no_faces_no_probabilities(tiny):
 
 
 def test_output_that_is_not_finite_is_an_error(tiny):
-    def score(images, labels, counted):
+    def score(variables, images, labels, counted):
         return None, np.full((len(images), 7), np.nan, np.float32), None
 
-    broken = Classifier('broken', FER, 'centre', '', score)
+    broken = Classifier('broken', FER, 'centre', '', nn.Module(), {}, score)
     with pytest.raises(InputError, match='broken: the network gives no finite output'):
         broken.probabilities(drawn_faces(1))
 

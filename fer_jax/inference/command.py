@@ -3,7 +3,6 @@
 import codecs
 import contextlib
 import csv
-import functools
 import itertools
 import json
 import os
@@ -17,7 +16,7 @@ from fer_jax.core.files import open_atomic
 from fer_jax.inference.classifier import Classifier, Face, classify, load
 from fer_jax.inference.display import Display
 from fer_jax.inference.faces import Detector
-from fer_jax.inference.sources import Footage, Shot, distinct, expand, is_camera, is_video_name, make_folders, shots
+from fer_jax.inference.sources import Shot, distinct, expand, is_camera, is_video_name, make_folders, shots
 
 DIGITS = 6  # of a probability, as predictions.csv of an evaluation has
 
@@ -51,21 +50,20 @@ def predict_sources(
     problems: list[str] = []
     names = find(sources, problems)
     classifier = load(checkpoint, views)
-    footage: dict[str, Footage] = {}
     cameras = [name for name in names if is_camera(name)]
     last = ''
     with contextlib.ExitStack() as stack:
         writers = stack.enter_context(open_records(json_file, csv_file, classifier, problems))
         targets = annotated_files(names, annotated) if annotated else {}
         stopped = stack.enter_context(processes.stop_signals())
-        display = Display(list(names), classifier.class_names, footage, targets, cropped=detector is None)
+        display = Display(list(names), classifier.class_names, targets, cropped=detector is None)
         stack.enter_context(contextlib.closing(display))
 
         def look() -> Iterator[Shot]:
             nonlocal last
             for name in names:
                 try:
-                    for shot in shots(name, detector, functools.partial(footage.__setitem__, name)):
+                    for shot in shots(name, detector):
                         last = name
                         yield shot
                         if stopped():

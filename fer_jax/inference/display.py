@@ -49,20 +49,12 @@ class Display:
 
     Args:
       sources: files and numbers of cameras.
-      footage: what is known of the videos that have been opened, filled in elsewhere.
       targets: source → the file it is drawn into.
       cropped: each picture is one face.
     """
 
-    def __init__(
-        self,
-        sources: Sequence[str],
-        class_names: Sequence[str],
-        footage: Mapping[str, Footage],
-        targets: Mapping[str, pathlib.Path],
-        cropped: bool,
-    ):
-        self._footage, self._targets, self._cropped = footage, targets, cropped
+    def __init__(self, sources: Sequence[str], class_names: Sequence[str], targets: Mapping[str, pathlib.Path], cropped: bool):
+        self._targets, self._cropped = targets, cropped
         self._columns = (min(WIDEST, max(len(printable(source)) for source in [*sources, 'picture'])), max(map(len, class_names)))
         self._counts = collections.Counter[str]()
         self._video: Video | None = None
@@ -91,7 +83,7 @@ class Display:
 
     def _show_frame(self, shot: Shot, faces: Sequence[Face]) -> None:
         if self._video is None:
-            self._video = Video(shot.source, self._footage[shot.source], time.monotonic())
+            self._video = Video(shot.source, shot.footage, time.monotonic())
             self._counts['video'] += 1
         video = self._video
         video.frames += 1

@@ -95,15 +95,15 @@ def explain_photographs(source: str, photographs: Sequence[str], label: str | No
     code = 0
     for path, target in zip(paths, distinct(out / f'{pathlib.PurePath(path).stem}.png' for path in paths), strict=True):
         try:
-            ((_, _, _, cuts),) = shots(path, detector)
+            (shot,) = shots(path, detector)
         except InputError as error:
             print(f'error: {error}', file=sys.stderr, flush=True)
             code = 2
             continue
-        if not cuts:
+        if not shot.cuts:
             print(f'{path}: no face found; --no-detect takes the whole of it as one')
             continue
-        found = joined([explain(model, face[None], asked, FINE) for _, face in largest(cuts)])
+        found = joined([explain(model, face[None], asked, FINE) for _, face in largest(shot.cuts)])
         captions = [caption(model, probabilities) for probabilities in found.probabilities]
         about = 'what it is taken for' if label is None else f'“{label}”'
         title = f'{pathlib.PurePath(path).name}, by {model.name}; Grad-CAM and occlusion ask about {about}'

@@ -3,7 +3,7 @@
 import itertools
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,13 @@ MISSING = 0.02  # of a video's frames: so many less than it says are no fault, f
 PATIENCE = 100  # frames in a row that cannot be decoded; then the rest is given up
 
 
+class Footage(NamedTuple):
+    """What is known of a video before it is read; 0 is unknown."""
+
+    frames: int
+    rate: float  # frames a second
+
+
 class Shot(NamedTuple):
     """One picture, and the faces in it."""
 
@@ -28,13 +35,7 @@ class Shot(NamedTuple):
     frame: int | None  # of a video or camera, from 0
     photo: Photo
     cuts: list[Cut]
-
-
-class Footage(NamedTuple):
-    """What is known of a video before it is read; 0 is unknown."""
-
-    frames: int
-    rate: float  # frames a second
+    footage: Footage = Footage(0, 0.0)  # of a video or camera
 
 
 def is_video_name(name: str) -> bool:
@@ -89,17 +90,14 @@ def make_folders(option: str, top: pathlib.Path, files: Iterable[pathlib.Path] =
         raise InputError(f'{option} {top}: {error.strerror}') from None
 
 
-def shots(source: str, detect: Detector | None, started: Callable[[Footage], None] = lambda footage: None) -> Iterator[Shot]:
+def shots(source: str, detect: Detector | None) -> Iterator[Shot]:
     """The pictures of one file or camera, with their faces; without a detector each is one face.
-
-    Args:
-      started: is told of a video or camera that could be opened.
 
     Raises:
       InputError: it cannot be read, or ends before its end; what was read until then has been given.
     """
     if is_camera(source) or is_video_name(source):
-        yield from frames(source, detect, started)
+        yield from frames(source, detect)
         return
     content = read_bytes(source, MAX_FILE)
     try:
@@ -123,7 +121,7 @@ def look(content: bytes, detect: Detector | None) -> tuple[Photo, list[Cut]]:
         raise InputError(f'{error} ({", ".join(FORMATS)} are read)' if str(error) == 'not an image' else str(error)) from None
 
 
-def frames(source: str, detect: Detector | None, started: Callable[[Footage], None]) -> Iterator[Shot]:
+def frames(source: str, detect: Detector | None) -> Iterator[Shot]:
     """The frames of a video or camera, one in memory at a time."""
     camera = is_camera(source)
     name = f'camera {source}' if camera else printable(source)
@@ -135,7 +133,7 @@ def frames(source: str, detect: Detector | None, started: Callable[[Footage], No
             raise InputError(f'{name}: {"cannot be opened" if camera else "cut short, damaged, or no video of a known kind"}')
         promised, rate = (max(0.0, float(np.nan_to_num(capture.get(field)))) for field in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
         promised = 0 if camera else int(min(promised, 1e9))
-        started(Footage(promised, rate))
+        footage = Footage(promised, rate)
         read = number = failed = inside = 0
         # A frame that cannot be decoded takes one failed call, and the next may be good again.
         while failed < (PATIENCE if number < promised else 1):
@@ -145,7 +143,7 @@ def frames(source: str, detect: Detector | None, started: Callable[[Footage], No
             else:
                 inside, failed, read = inside + failed, 0, read + 1
                 photo = np.ascontiguousarray(frame[..., ::-1])
-                yield Shot(source, number, photo, detect(photo) if detect else [whole(photo)])
+                yield Shot(source, number, photo, detect(photo) if detect else [whole(photo)], footage)
             number += 1
         if camera:
             raise InputError(f'{name}: gives no more pictures')

@@ -108,8 +108,7 @@ def find(sources: Sequence[str], problems: list[str]) -> dict[str, str]:
 def annotated_files(names: Mapping[str, str], folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """File or camera → what it is written to, drawn upon: JPEG files as JPEG, other pictures as PNG, films as MP4.
 
-    Raises:
-      InputError: that would replace a source, or a folder cannot be made.
+    InputError where that would replace a source, or a folder cannot be made.
     """
     wanted = []
     for file, name in names.items():
@@ -132,9 +131,7 @@ def open_records(
     """Functions that add a face to a file each; the files are there, whole, when the block ends without an error.
 
     JSON is {checkpoint, sha256, views, classes, faces: […], problems: […]}, CSV a row for each face; both are written face by face.
-
-    Raises:
-      InputError: they cannot be written.
+    InputError where they cannot be.
     """
     with contextlib.ExitStack() as stack:
         writers: list[Record] = []

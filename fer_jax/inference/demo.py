@@ -148,10 +148,7 @@ def refusal(request: Request, error: Exception) -> Response:
 def answer(models: Sequence[Classifier], detector: Detector | None, content: bytes) -> dict[str, Any]:
     """What the page shows of a photograph's bytes: its size, and of each face its box, its crop and each model's results.
 
-    Without a detector the photograph is one face.
-
-    Raises:
-      InputError: it is no image.
+    Without a detector the photograph is one face. InputError where it is no image.
     """
     begin = time.monotonic()
     photo, found = look(content, detector)
@@ -184,11 +181,7 @@ def about(model: Classifier) -> dict[str, Any]:
 
 
 def listen(port: int) -> socket.socket:
-    """A socket on ADDRESS that accepts connections; port 0 takes a free one.
-
-    Raises:
-      InputError: the port is not free, or not ours to take.
-    """
+    """A socket on ADDRESS that accepts connections; port 0 takes a free one, and InputError says why another cannot be had."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -60,11 +60,7 @@ class Display:
         self._video: Video | None = None
 
     def show(self, shot: Shot, faces: Sequence[Face]) -> None:
-        """One picture or frame.
-
-        Raises:
-          OSError: what is drawn cannot be written.
-        """
+        """One picture or frame; OSError where what is drawn cannot be written."""
         self._counts['face'] += len(faces)
         if self._video and shot.source != self._video.source:
             self.close()

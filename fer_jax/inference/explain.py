@@ -58,11 +58,8 @@ def joined(parts: Sequence[Explanation]) -> Explanation:
 
 
 def explain(model: Classifier, faces: UInt8[np.ndarray, 'n 48 48'], label: int | None, stride: int) -> Explanation:
-    """What `model` looks at in the faces. Grad-CAM and occlusion ask about `label`, by default about the class predicted for each.
-
-    Args:
-      stride: pixels from one place of the hiding square to the next.
-    """
+    """What `model` looks at in the faces. Grad-CAM and occlusion ask about `label`, by default about the class predicted for each;
+    the hiding square moves by `stride` pixels."""
     crops = centre_crops(faces)
     labels = None if label is None else np.full(len(faces), label)
     logits, cams = jax.device_get(grad_cam(model.network, model.variables, crops, labels))

@@ -41,11 +41,7 @@ Detector = Callable[[Photo], list[Cut]]  # the faces from left to right
 
 
 def opencv(what: str) -> Any:
-    """OpenCV, which is loaded only where it is needed.
-
-    Raises:
-      InputError: it is not installed; the message says that `what` needs it.
-    """
+    """OpenCV, loaded only where it is needed; where it is not installed, InputError says that `what` needs it."""
     os.environ.setdefault('OPENCV_LOG_LEVEL', 'SILENT')  # what is wrong is said once, and by us
     os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
     try:
@@ -56,20 +52,12 @@ def opencv(what: str) -> Any:
 
 
 def read_photo(content: bytes) -> Photo:
-    """An image file as RGB, turned as its EXIF says, transparent parts black; 16 bits keep their upper 8.
-
-    Raises:
-      InputError: as of images.decode.
-    """
+    """An image file as RGB, turned as its EXIF says, by the rules of images.opaque; InputError as of images.decode."""
     return np.asarray(decode(content, lambda image: opaque(ImageOps.exif_transpose(image)).convert('RGB')))
 
 
 def photo_of(array: UInt8[np.ndarray, '...']) -> Photo:
-    """An array [height, width] of grey, or [height, width, 3 or 4] of RGB or RGBA, as RGB.
-
-    Raises:
-      InputError: another shape.
-    """
+    """An array [height, width] of grey, or [height, width, 3 or 4] of RGB or RGBA, as RGB; InputError of another shape."""
     if array.ndim not in (2, 3) or 0 in array.shape or array.ndim == 3 and array.shape[-1] not in (3, 4):
         raise InputError(f'an array of shape {array.shape} is no picture: [height, width], or [height, width, 3 or 4], does')
     return np.asarray(opaque(Image.fromarray(array)).convert('RGB'))

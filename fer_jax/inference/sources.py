@@ -78,11 +78,7 @@ def distinct(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
 
 
 def make_folders(option: str, top: pathlib.Path, files: Iterable[pathlib.Path] = ()) -> None:
-    """Makes the folder that `option` names, and those of files below it.
-
-    Raises:
-      InputError: one cannot be made.
-    """
+    """Makes the folder that `option` names, and those of files below it; InputError where one cannot be made."""
     try:
         for folder in {top, *(file.parent for file in files)}:
             folder.mkdir(parents=True, exist_ok=True)
@@ -108,11 +104,7 @@ def shots(source: str, detect: Detector | None) -> Iterator[Shot]:
 
 
 def look(content: bytes, detect: Detector | None) -> tuple[Photo, list[Cut]]:
-    """The picture in an image file's bytes, and the faces in it; without a detector it is one face.
-
-    Raises:
-      InputError: it cannot be read; the message says why, and what can.
-    """
+    """The picture in an image file's bytes, and the faces in it; without a detector it is one face. InputError says what can be read."""
     try:
         photo = read_photo(content)
         # decode_face once more, for it may read a large JPEG at a smaller size: these are the pixels that training has.

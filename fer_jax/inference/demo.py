@@ -8,6 +8,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import os
 import pathlib
 import re
 import socket
@@ -182,16 +183,13 @@ def about(model: Classifier) -> dict[str, Any]:
 
 def listen(port: int) -> socket.socket:
     """A socket on ADDRESS that accepts connections; port 0 takes a free one, and InputError says why another cannot be had."""
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((ADDRESS, port))
-        listener.listen()  # only from now on is the port taken
-    except (OSError, OverflowError) as error:
-        listener.close()
-        reason = error.strerror if isinstance(error, OSError) else 'no port'
-        raise InputError(f'--port {port}: {reason}; choose another, or 0 for any that is free') from None
-    return listener
+        if 0 <= port < 1 << 16:
+            return socket.create_server((ADDRESS, port))
+        reason = 'no port'
+    except OSError as error:
+        reason = os.strerror(error.errno)
+    raise InputError(f'--port {port}: {reason}; choose another, or 0 for any that is free')
 
 
 def make_server(app: ASGIApp) -> uvicorn.Server:

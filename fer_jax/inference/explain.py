@@ -147,12 +147,9 @@ def explain_classes(model: Classifier, dataset: Dataset, split: str, label: str 
     if not asked:
         raise InputError(f'{title} has no face that is {label}')
     make_folders('--out', out)
-    found = {}
-    for each in asked:
-        places = np.flatnonzero(faces.labels == each)
-        places = places[np.linspace(0, len(places) - 1, SAMPLE).round().astype(int)]
-        found[each] = explain(model, faces.images[places], each, COARSE)
-    means = [part.mean() for part in found.values()]
+    samples = [evenly(np.flatnonzero(faces.labels == each), SAMPLE) for each in asked]
+    found = [explain(model, faces.images[places], each, COARSE) for each, places in zip(asked, samples, strict=True)]
+    means = [part.mean() for part in found]
     if label is None:
         captions = [f'{shortened(model.class_names[each])}\nmean of {SAMPLE}' for each in asked]
         pictures = {'class_means.png': explanation_png(joined(means), captions, f'{title}, by {model.name}')}
@@ -160,13 +157,17 @@ def explain_classes(model: Classifier, dataset: Dataset, split: str, label: str 
             names = [model.class_names[each] for each in asked]
             pictures['channel_gates.png'] = gates_png(np.concatenate([part.gates for part in means]), names)
     else:
-        (part,) = found.values()
-        some = jax.tree.map(lambda values: values[np.linspace(0, SAMPLE - 1, SHOWN).round().astype(int)], part)
+        some = jax.tree.map(lambda values: evenly(values, SHOWN), found[0])
         captions = [*(caption(model, each) for each in some.probabilities), f'mean of {SAMPLE}']
         pictures = {f'class_{label}.png': explanation_png(joined([some, *means]), captions, f'{title}, {label}, by {model.name}')}
     for name, png in pictures.items():
         write_atomic(out / name, png)
     print(f'→ {out}/ ({", ".join(pictures)})')
+
+
+def evenly(values: np.ndarray, number: int) -> np.ndarray:
+    """So many of the values, evenly through them, the first and the last included; some twice where there are fewer."""
+    return values[np.linspace(0, len(values) - 1, number).round().astype(int)]
 
 
 def explanation_png(found: Explanation, captions: Sequence[str], title: str) -> bytes:

@@ -48,7 +48,6 @@ class Row(NamedTuple):
     title: str  # the data set's name for it
     views: str
     units: list[Evaluation]  # one for each seed, or draw
-    accuracies: list[float]  # of the units, in 0..1
     part: str = ''  # of the split, where the row is not of all of it
 
     @property
@@ -81,6 +80,11 @@ class Row(NamedTuple):
     def images(self) -> int:
         """Of the test set, each once however many seeds have been scored on it."""
         return self.units[0].summary['count']
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Of the units, in 0..1."""
+        return [float(unit.summary['accuracy']) for unit in self.units]
 
     @property
     def mean(self) -> float:
@@ -125,8 +129,7 @@ class Row(NamedTuple):
             if all(name in unit.summary.get('subsets', {}) for unit in self.units):
                 summaries = [unit.summary['subsets'][name] | {'protocol': unit.summary['protocol']} for unit in self.units]
                 units = [Evaluation(summary, None, unit.folder) for summary, unit in zip(summaries, self.units, strict=True)]
-                accuracies = [float(summary['accuracy']) for summary in summaries]
-                found.append(self._replace(title=f'{self.title}, {name}', units=units, accuracies=accuracies, part=name))
+                found.append(self._replace(title=f'{self.title}, {name}', units=units, part=name))
         return found
 
 
@@ -152,8 +155,7 @@ def make_rows(groups: Sequence[Group]) -> list[Row]:
         found = []
         for title, views in shared:
             units = [pool([run.evaluations[title, views] for run in unit]) for unit in group.units]
-            accuracies = [float(unit.summary['accuracy']) for unit in units]
-            found.append(Row(group, canonical.get(title, 'test'), title, views, units, accuracies))
+            found.append(Row(group, canonical.get(title, 'test'), title, views, units))
         rows += sorted(found, key=lambda row: (SPLIT_ORDER.index(row.split), row.title, row.views))
     return rows
 

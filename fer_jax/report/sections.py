@@ -112,7 +112,8 @@ def results_section(rows: Sequence[Row], heads: Sequence[Row]) -> list[Block]:
     blocks: list[Block] = []
     for number, family in enumerate(comparable(heads), start=1):
         blocks += [accuracy_picture(family, number), short_table(rows, family)]
-    return blocks and [*blocks, Text(RESULTS_REMARK, remark=True), Fold('Every split and views', [results_table(rows)])]
+    closing = [Text(RESULTS_REMARK, remark=True), Fold('Every split and views', [results_table(rows)])]
+    return [*blocks, *closing] if blocks else []
 
 
 def with_parts(rows: Sequence[Row]) -> list[Row]:
@@ -163,11 +164,11 @@ def paper_table_3(heads: Sequence[Row]) -> list[Block]:
     lines: list[list[str | Cell]] = [[name, fer2013, ckplus, f'{parameters:,}', ''] for name, fer2013, ckplus, parameters in PAPER_TABLE_3]
     for row in ours:
         accuracy = Cell(percent(row.mean) + ('' if row.deviation is None else f' ± {percent(row.deviation)}'), 'strong')
-        cells = [accuracy, '–'] if row.protocol['data'] == 'fer2013' else ['–', accuracy]
+        both = [accuracy, '–'] if row.protocol['data'] == 'fer2013' else ['–', accuracy]
         how = f'{row.title}, {views_text(row)}, {repetitions(row)}'
         if row.nearest_neighbour is not None:
             how += f'; 1-NN on raw pixels {percent(row.nearest_neighbour)} %'
-        lines.append([f'ours: {row.group.title}', *cells, f'{row.parameters:,}', how])
+        lines.append([f'ours: {row.group.title}', *both, f'{row.parameters:,}', how])
     remark = 'Ours: mean ± standard deviation; parameters are counted in the trained network. Protocols of the others are their own.'
     return [Table(['method', 'FER2013, %', 'CK+, %', 'parameters', 'protocol'], lines), Text(remark, remark=True)]
 

@@ -16,28 +16,13 @@ VERSION = 3  # of the schema
 IDENTIFIER = b'TFL3'
 TYPES = {'float32': schema.TensorType.FLOAT32, 'uint8': schema.TensorType.UINT8, 'int32': schema.TensorType.INT32}
 FUSED = {'relu': schema.ActivationFunctionType.RELU}
-# All in their first version, which every reader knows.
-OPERATIONS = {name: getattr(schema.BuiltinOperator, name) for name in (
-    'ADD', 'AVERAGE_POOL_2D', 'CAST', 'CONCATENATION', 'CONV_2D', 'DEPTHWISE_CONV_2D', 'GELU', 'LEAKY_RELU', 'LOGISTIC', 'MEAN',
-    'MUL', 'PAD', 'REDUCE_MAX', 'RESHAPE', 'SOFTMAX', 'STRIDED_SLICE', 'SUB',
-)}  # fmt: skip
-
-
-def table(name: str, /, **fields: object) -> object:
-    """One table of the schema."""
-    made = getattr(schema, f'{name}T')()
-    for field, value in fields.items():
-        if field not in made.__dict__:
-            raise AttributeError(f'{name} has no {field}')
-        setattr(made, field, value)
-    return made
 
 
 class Writer:
     """Collects tensors, buffers and operators. A vector of c channels is kept as a map of one place, [n, 1, 1, c]."""
 
     def __init__(self) -> None:
-        self.buffers = [table('Buffer')]  # the first is the empty one, of every tensor that is computed
+        self.buffers = [schema.BufferT()]  # the first is the empty one, of every tensor that is computed
         self.tensors: list[object] = []
         self.operators: list[object] = []
         self.codes: list[str] = []
@@ -47,14 +32,14 @@ class Writer:
         """A tensor; a computed one has an open batch in front of `shape`."""
         batch = {} if buffer else {'shapeSignature': [-1, *shape]}
         whole = list(shape) if buffer else [1, *shape]
-        self.tensors.append(table('Tensor', shape=whole, type=TYPES[kind], buffer=buffer, name=name, hasRank=True, **batch))
+        self.tensors.append(schema.TensorT(shape=whole, type=TYPES[kind], buffer=buffer, name=name, hasRank=True, **batch))
         return len(self.tensors) - 1
 
     def constant(self, array: np.ndarray, name: str) -> int:
         """The tensor of an array, which is written once."""
         key = (array.dtype.name, array.shape, array.tobytes())
         if key not in self.known:
-            self.buffers.append(table('Buffer', data=np.frombuffer(key[2], np.uint8)))
+            self.buffers.append(schema.BufferT(data=np.frombuffer(key[2], np.uint8)))
             self.known[key] = self.tensor(array.shape, array.dtype.name, name, len(self.buffers) - 1)
         return self.known[key]
 
@@ -78,9 +63,10 @@ class Writer:
         out = self.tensor(shape, kind, name)
         tables = {}
         if options:
-            tables = {'builtinOptionsType': getattr(schema.BuiltinOptions, options), 'builtinOptions': table(options, **fields)}
+            made = getattr(schema, f'{options}T')(**fields)
+            tables = {'builtinOptionsType': getattr(schema.BuiltinOptions, options), 'builtinOptions': made}
         code = self.codes.index(operation)
-        self.operators.append(table('Operator', opcodeIndex=code, inputs=list(inputs), outputs=[out], **tables))
+        self.operators.append(schema.OperatorT(opcodeIndex=code, inputs=list(inputs), outputs=[out], **tables))
         return out
 
     def activated(self, x: int, activation: str | None, shape: Sequence[int], name: str) -> int:
@@ -181,23 +167,24 @@ def litert_bytes(graph: Graph, metadata: dict[str, str]) -> bytes:
         named[name] = writer.emit('RESHAPE', [x, writer.whole(-1, classes)], (classes,), name, 'ReshapeOptions', newShape=[-1, classes])
     notes = []
     for name, text in metadata.items():
-        writer.buffers.append(table('Buffer', data=np.frombuffer(text.encode(), np.uint8)))
-        notes.append(table('Metadata', name=name, buffer=len(writer.buffers) - 1))
+        writer.buffers.append(schema.BufferT(data=np.frombuffer(text.encode(), np.uint8)))
+        notes.append(schema.MetadataT(name=name, buffer=len(writer.buffers) - 1))
     outputs = ('logits', 'probabilities')
-    maps = {name: table('TensorMap', name=name, tensorIndex=index) for name, index in named.items()}
-    signature = table('SignatureDef', inputs=[maps['faces']], outputs=[maps[name] for name in outputs], signatureKey='serving_default')
-    body = table(
-        'SubGraph',
+    maps = {name: schema.TensorMapT(name=name, tensorIndex=index) for name, index in named.items()}
+    signature = schema.SignatureDefT(inputs=[maps['faces']], outputs=[maps[name] for name in outputs], signatureKey='serving_default')
+    body = schema.SubGraphT(
         tensors=writer.tensors,
         inputs=[named['faces']],
         outputs=[named[name] for name in outputs],
         operators=writer.operators,
         name='fer_jax',
     )
-    model = table(
-        'Model',
+    # All in their first version, which every reader knows; older ones look at the code of a byte.
+    operations = [getattr(schema.BuiltinOperator, name) for name in writer.codes]
+    codes = [schema.OperatorCodeT(builtinCode=code, deprecatedBuiltinCode=min(code, 127), version=1) for code in operations]
+    model = schema.ModelT(
         version=VERSION,
-        operatorCodes=[operator_code(name) for name in writer.codes],
+        operatorCodes=codes,
         subgraphs=[body],
         buffers=writer.buffers,
         description=metadata.get('description', ''),
@@ -220,9 +207,3 @@ def load_litert(content: bytes) -> Callable[[np.ndarray], tuple[np.ndarray, np.n
         return found['logits'], found['probabilities']
 
     return predict
-
-
-def operator_code(name: str) -> object:
-    """An operation's code; older readers look at the one of a byte."""
-    code = OPERATIONS[name]
-    return table('OperatorCode', builtinCode=code, deprecatedBuiltinCode=min(code, 127), version=1)

@@ -48,13 +48,9 @@ class Writer:
         self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
         return output
 
-    def activated(self, node: Node, output: str, make: Callable[[str], str]) -> None:
-        """`make(name)` writes the operation whose output has that name; its activation, if any, goes behind it to `output`."""
-        if node.activation is None:
-            make(output)
-            return
-        x = make(f'{output}_linear')
-        match node.activation:
+    def activated(self, x: str, activation: str, output: str) -> None:
+        """`x` under its activation."""
+        match activation:
             case 'leaky_relu':
                 self.emit('LeakyRelu', [x], output, alpha=0.01)
             case 'gelu':
@@ -65,20 +61,20 @@ class Writer:
                 self.emit(SIMPLE[name], [x], output)
 
     def write(self, number: int, node: Node, graph: Graph) -> None:
-        """One node of the graph."""
-        out = self.name(number)
+        """One node of the graph: its operation, and its activation, if any, behind it."""
         inputs = [self.name(i) for i in node.inputs]
+        out = self.name(number) if node.activation is None else f'{self.name(number)}_linear'
         match node.kind:
             case 'pixels':
                 self.pixels(inputs[0], node, out)
             case 'conv' | 'depthwise':
-                self.activated(node, out, lambda name: self.conv(inputs[0], node, name))
+                self.conv(inputs[0], node, out)
             case 'affine':
                 ones = [self.constant(make(node.shape[-1:], np.float32), f'{out}_{make.__name__}') for make in (np.zeros, np.ones)]
                 parameters = [self.constant(node.kernel, f'{out}_scale'), self.constant(node.bias, f'{out}_shift'), *ones]
-                self.activated(node, out, lambda name: self.emit('BatchNormalization', [*inputs, *parameters], name, epsilon=0.0))
+                self.emit('BatchNormalization', [*inputs, *parameters], out, epsilon=0.0)
             case 'add':
-                self.activated(node, out, lambda name: self.emit('Add', inputs, name))
+                self.emit('Add', inputs, out)
             case 'multiply':
                 if len(graph.shape(node.inputs[1])) == 1:
                     inputs[1] = self.emit('Unsqueeze', [inputs[1], self.constant(np.array([2, 3]), 'places')], f'{out}_gate')
@@ -88,11 +84,7 @@ class Writer:
                 height, width = (side % 2 for side in graph.shape(node.inputs[0])[:2])
                 self.emit('AveragePool', inputs, out, kernel_shape=[2, 2], strides=[2, 2], pads=[0, 0, height, width])
             case 'channels':
-                bounds = (node.start, node.start + node.shape[-1], 1)
-                limits = [
-                    self.constant(np.array([value]), f'{out}_{what}') for what, value in zip(('from', 'to', 'axis'), bounds, strict=True)
-                ]
-                self.emit('Slice', [*inputs, *limits], out)
+                self.slice(inputs[0], out, start=[node.start], stop=[node.start + node.shape[-1]], axes=[1])
             case 'concat':
                 self.emit('Concat', inputs, out, axis=1)
             case 'channel_mean' | 'channel_max':
@@ -102,35 +94,40 @@ class Writer:
                 kind = 'GlobalAveragePool' if node.kind == 'place_mean' else 'GlobalMaxPool'
                 self.emit('Flatten', [self.emit(kind, inputs, f'{out}_pooled')], out)
             case 'dense' | 'project':
-                self.activated(node, out, lambda name: self.matmul(inputs[0], node, name))
+                self.matmul(inputs[0], node, out)
             case 'softmax':
                 self.emit('Softmax', inputs, out)
+        if node.activation is not None:
+            self.activated(out, node.activation, self.name(number))
+
+    def slice(self, x: str, out: str, **bounds: list[int]) -> str:
+        """`x` from `start` to `stop` along `axes`."""
+        return self.emit('Slice', [x, *(self.constant(np.array(value), f'{out}_{what}') for what, value in bounds.items())], out)
 
     def pixels(self, faces: str, node: Node, out: str) -> None:
         """The crop of the faces as float32, centred at zero, with a dimension for the channel."""
-        bounds = (('from', [node.start] * 2), ('to', [node.start + side for side in node.shape[:2]]), ('axes', [1, 2]))
-        crop = self.emit('Slice', [faces, *(self.constant(np.array(value), f'crop_{what}') for what, value in bounds)], 'crop')
+        crop = self.slice(faces, 'crop', start=[node.start] * 2, stop=[node.start + side for side in node.shape[:2]], axes=[1, 2])
         grey = self.emit('Cast', [crop], 'grey', to=TensorProto.FLOAT)
         centred = self.emit('Sub', [grey, self.constant(np.array(MEAN, np.float32), 'middle')], 'centred')
         self.emit('Unsqueeze', [centred, self.constant(np.array([1]), 'channels')], out)
 
-    def conv(self, x: str, node: Node, out: str) -> str:
+    def conv(self, x: str, node: Node, out: str) -> None:
         """Writes a convolution."""
         kernel = self.constant(node.kernel.transpose(3, 2, 0, 1), f'{out}_kernel')
         size = node.kernel.shape[0]
         group = node.shape[-1] if node.kind == 'depthwise' else 1
         options = {'kernel_shape': [size] * 2, 'pads': [size // 2] * 4, 'strides': [node.stride] * 2, 'group': group}
         bias = [self.constant(node.bias, f'{out}_bias')] if node.bias.any() else []
-        return self.emit('Conv', [x, kernel, *bias], out, **options)
+        self.emit('Conv', [x, kernel, *bias], out, **options)
 
-    def matmul(self, x: str, node: Node, out: str) -> str:
+    def matmul(self, x: str, node: Node, out: str) -> None:
         """Writes a linear layer."""
         kernel = node.kernel
         if node.kind == 'project':
             x = self.emit('Flatten', [x], f'{out}_flat')
             kernel = kernel.transpose(2, 0, 1, 3).reshape(-1, kernel.shape[3])
         bias = [self.constant(node.bias, f'{out}_bias')] if node.bias.any() else []
-        return self.emit('Gemm', [x, self.constant(kernel, f'{out}_kernel'), *bias], out)
+        self.emit('Gemm', [x, self.constant(kernel, f'{out}_kernel'), *bias], out)
 
 
 def onnx_bytes(graph: Graph, metadata: dict[str, str]) -> bytes:

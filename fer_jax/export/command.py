@@ -21,7 +21,7 @@ from fer_jax.core.config import check_config, set_field
 from fer_jax.core.errors import InputError
 from fer_jax.core.files import write_atomic, write_json
 from fer_jax.data.load import load
-from fer_jax.data.schema import IMAGE_SIDE, Dataset
+from fer_jax.data.schema import IMAGE_SIDE
 from fer_jax.data.toyfaces import draw
 from fer_jax.data.views import CROP_SIDE, MARGIN, MEAN, SCALE, crops, normalise
 from fer_jax.export.folded import fold
@@ -52,8 +52,7 @@ def export(form: str, source: str, out: pathlib.Path, overrides: dict[str, str])
         differs from JAX by more than TOLERANCE (nothing is written), or an `out` that cannot be written.
     """
     weights = read_weights(source)
-    dataset = find_data(weights, overrides)
-    faces, told = some(dataset) if dataset else drawn()
+    faces, told = find_faces(weights, overrides)
     metadata = describe(weights)
     content, predict = make(form, weights, metadata)
     difference = float(np.abs(predict(faces)[1] - np.asarray(jax.jit(function_of(weights))(faces)[1])).max())
@@ -72,8 +71,12 @@ def export(form: str, source: str, out: pathlib.Path, overrides: dict[str, str])
     print(f'→ {out}: {len(content) / 1e6:.2f} MB; faces, uint8 [n, {IMAGE_SIDE}, {IMAGE_SIDE}] → logits, probabilities')
 
 
-def find_data(weights: Weights, overrides: dict[str, str]) -> Dataset | None:
-    """The data that `overrides` name on top of the weights' own, or those that the weights name where they are here; else None."""
+def find_faces(weights: Weights, overrides: dict[str, str]) -> tuple[Faces, str]:
+    """CHECKED faces or fewer to check the file on, and what they are.
+
+    They are spread over the validation split of the data that `overrides` name on top of the weights' own, or of those that the
+    weights name where they are here; else they are drawn.
+    """
     config = weights.config.copy_and_resolve_references()
     for field, text in overrides.items():
         if not field.startswith('data.'):
@@ -85,31 +88,21 @@ def find_data(weights: Weights, overrides: dict[str, str]) -> Dataset | None:
     check_config(config)
     path = config.data.path
     if not overrides and path is not None and not pathlib.Path(path).exists():
-        return None
+        return draw(CHECKED, 0)[0], f'{CHECKED} drawn faces (ToyFaces; --config.data.path=… takes photographs)'
     dataset = load(config.data)
     if dataset.class_names != weights.class_names:
         raise InputError(
             f'{weights.name} tells {", ".join(weights.class_names)} apart; {dataset.name} has {", ".join(dataset.class_names)}'
         )
-    return dataset
-
-
-def some(dataset: Dataset) -> tuple[Faces, str]:
-    """CHECKED faces or fewer, spread over the validation split, and what they are."""
     faces = dataset.splits['validation']
     index = np.linspace(0, len(faces) - 1, min(CHECKED, len(faces))).astype(int)
     return np.asarray(faces.take(index).images), f'{len(index)} faces of {dataset.name} {dataset.split_titles["validation"]}'
 
 
-def drawn() -> tuple[Faces, str]:
-    """Faces that need no data, and what they are."""
-    return draw(CHECKED, 0)[0], f'{CHECKED} drawn faces (ToyFaces; --config.data.path=… takes photographs)'
-
-
 def describe(weights: Weights) -> dict[str, str]:
     """What a file says of itself."""
     told, names = weights.metadata, weights.class_names
-    results = {title: summary['accuracy'] for title, summary in told.get('results', {}).items()}
+    made_by = [f'fer_jax {__version__}', *(f'{name} {importlib.metadata.version(name)}' for name in ('jax', 'flax', 'numpy'))]
     return {
         'description': f'Facial expression recognition by fer_jax {__version__}: {weights.name}',
         'input': f'faces: uint8 [n, {IMAGE_SIDE}, {IMAGE_SIDE}], grey, 0 to 255, the face fills the square',
@@ -119,11 +112,9 @@ def describe(weights: Weights) -> dict[str, str]:
         'weights': weights.name,
         'weights_sha256': weights.sha256,
         'trained_on': json.dumps(told.get('protocol', {}) | {'content_sha256': told['content_sha256'], 'step': told['step']}),
-        'accuracy': json.dumps(results),
+        'accuracy': json.dumps({title: summary['accuracy'] for title, summary in told.get('results', {}).items()}),
         'licence': LICENCE,
-        'made_by': ', '.join(
-            [f'fer_jax {__version__}', *(f'{name} {importlib.metadata.version(name)}' for name in ('jax', 'flax', 'numpy'))]
-        ),
+        'made_by': ', '.join(made_by),
     }
 
 

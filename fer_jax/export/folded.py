@@ -6,6 +6,7 @@ a block splits its input into are made as two maps by the block before. Arithmet
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -61,9 +62,10 @@ class Graph:
     def __init__(self) -> None:
         self.nodes: list[Node] = []
 
-    def add(self, kind: str, inputs: Sequence[int], shape: Sequence[int], **fields: object) -> int:
-        """Adds a node; returns its number."""
-        self.nodes.append(Node(kind, tuple(inputs), tuple(shape), **fields))
+    def add(self, kind: str, inputs: Sequence[int], shape: Sequence[int], **fields: Any) -> int:
+        """Adds a node, its weights as float32; returns its number."""
+        weights = {name: fields[name].astype(np.float32) for name in ('kernel', 'bias') if name in fields}
+        self.nodes.append(Node(kind, tuple(inputs), tuple(shape), **fields | weights))
         return len(self.nodes) - 1
 
     def shape(self, x: int) -> tuple[int, ...]:
@@ -86,15 +88,15 @@ class Graph:
         kernel = kernel * factor
         width = channels if depthwise else max(width, kernel.shape[3])
         surplus = (0 if depthwise else channels - kernel.shape[2], width - kernel.shape[3])
-        kernel = np.pad(kernel, ((0, 0), (0, 0), (0, surplus[0]), (0, surplus[1]))).astype(np.float32)
-        bias = np.pad(shift, (0, surplus[1])).astype(np.float32)
+        kernel = np.pad(kernel, ((0, 0), (0, 0), (0, surplus[0]), (0, surplus[1])))
+        bias = np.pad(shift, (0, surplus[1]))
         shape = (-(-height // stride), -(-breadth // stride), width)
         kind = 'depthwise' if depthwise else 'conv'
         return self.add(kind, [x], shape, activation=activation, kernel=kernel, bias=bias, stride=stride)
 
     def affine(self, x: int, norm: Norm, activation: str | None) -> int:
         """`x` times a factor and a shift for each channel, those of padding zero."""
-        factor, shift = (np.pad(part, (0, self.shape(x)[-1] - len(part))).astype(np.float32) for part in norm)
+        factor, shift = (np.pad(part, (0, self.shape(x)[-1] - len(part))) for part in norm)
         return self.add('affine', [x], self.shape(x), activation=activation, kernel=factor, bias=shift)
 
     def sum(self, x: int, y: int, activation: str | None = None) -> int:
@@ -104,7 +106,6 @@ class Graph:
     def dense(self, x: int, kernel: Weight, bias: Weight | None = None, activation: str | None = None) -> int:
         """A linear layer."""
         bias = np.zeros(kernel.shape[1]) if bias is None else bias
-        kernel, bias = kernel.astype(np.float32), bias.astype(np.float32)
         return self.add('dense', [x], kernel.shape[1:], activation=activation, kernel=kernel, bias=bias)
 
     def select(self, x: int, real: int, start: int, width: int, offset: int) -> int:
@@ -269,10 +270,16 @@ class Folder:
                 case ChannelAttention():
                     x = self.channel_attention(x, before + name)
                 case SqueezeExcitation():
-                    x = self.weigh(x, self.squeeze_excitation(self.pooled(x, 'place_mean'), before + name))
+                    gate = self.pooled(x, 'place_mean')
+                    for layer, activation in (('squeeze', 'relu'), ('excite', 'sigmoid')):
+                        path = f'{before}{name}/{layer}'
+                        gate = self.graph.dense(gate, self.weight(f'{path}/kernel'), self.weight(f'{path}/bias'), activation)
+                    x = self.weigh(x, gate)
                 case EfficientChannelAttention():
-                    matrix = self.banded(f'{before}{name}/conv/kernel', *self.graph.shape(x)[-1:])
-                    x = self.weigh(x, self.graph.dense(self.pooled(x, 'place_mean'), matrix, activation='sigmoid'))
+                    # A convolution over the channels is a banded matrix.
+                    taps = self.weight(f'{before}{name}/conv/kernel')[:, 0, 0]
+                    bands = (tap * np.eye(*self.graph.shape(x)[-1:], k=len(taps) // 2 - place) for place, tap in enumerate(taps))
+                    x = self.weigh(x, self.graph.dense(self.pooled(x, 'place_mean'), sum(bands), activation='sigmoid'))
                 case _:
                     attention = self.config.attention
                     raise InputError(f'network.attention={attention}: not written in this format yet; --format stablehlo takes any')
@@ -293,13 +300,6 @@ class Folder:
         hidden = self.graph.sum(*(self.graph.dense(y, squeeze, activation='relu') for y in pooled))
         return self.weigh(x, self.graph.dense(hidden, self.weight(f'{name}/excite/kernel'), activation='sigmoid'))
 
-    def squeeze_excitation(self, pooled: int, name: str) -> int:
-        """The channels' weights, as of attention.SqueezeExcitation."""
-        for layer, activation in (('squeeze', 'relu'), ('excite', 'sigmoid')):
-            path = f'{name}/{layer}'
-            pooled = self.graph.dense(pooled, self.weight(f'{path}/kernel'), self.weight(f'{path}/bias'), activation)
-        return pooled
-
     def pooled(self, x: int, kind: str) -> int:
         """The mean or the maximum of each channel over the places."""
         return self.graph.add(kind, [x], self.graph.shape(x)[-1:])
@@ -308,14 +308,9 @@ class Folder:
         """`x` times the weights `gate`."""
         return self.graph.add('multiply', [x, gate], self.graph.shape(x))
 
-    def banded(self, path: str, channels: int) -> Float[np.ndarray, 'channels channels']:
-        """The matrix that a 1-D convolution over the channels is."""
-        taps = self.weight(path)[:, 0, 0]
-        return sum(tap * np.eye(channels, k=len(taps) // 2 - place) for place, tap in enumerate(taps))
-
     def head(self, x: int, classes: int) -> int:
         """The convolution and the mean over its places as one linear map: what a place gives is the sum of the taps that reach the maps."""
-        kernel, bias = self.weight('head/kernel'), self.weight('head/bias')
+        kernel = self.weight('head/kernel')
         height, width, channels = self.graph.shape(x)
         whole = np.zeros((height, width, channels, classes))
         for row in range(height):
@@ -324,7 +319,7 @@ class Folder:
                 down = slice(max(0, row + 2 - height), min(3, row + 2))
                 right = slice(max(0, column + 2 - width), min(3, column + 2))
                 whole[row, column] = kernel[down, right].sum((0, 1)) / (height * width)
-        return self.graph.add('project', [x], (classes,), kernel=whole.astype(np.float32), bias=bias.astype(np.float32))
+        return self.graph.add('project', [x], (classes,), kernel=whole, bias=self.weight('head/bias'))
 
 
 def fold(config: ConfigDict, variables: Variables, classes: int, align: int = 1) -> Graph:

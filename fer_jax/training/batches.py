@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
@@ -21,7 +21,6 @@ from fer_jax.data.predictions import read_teacher
 from fer_jax.training.run import Run
 
 Data = dict[str, Array]  # images u8, targets f32, weights f32: the training split, or of each step in a call what its batch is made of
-Take = Callable[[Int[Array, ' share']], tuple[Array, Array, Array]]  # positions in the global batch → images, targets, weights there
 FIELDS = ('images', 'targets', 'weights')
 WHOLE, STREAMED = P(), P(None, DATA)  # how the data lie: the training split on each device; or [steps, images], in shares
 WORKERS = 8  # threads that read, at most: reading and unpacking lets go of Python's lock, the fifth of the work that does not is its bound
@@ -93,17 +92,6 @@ def batch_rows(seed: Array, step: Array, images: int, batch_size: int) -> Int[Ar
     """
     epoch, batch = jnp.divmod(step, images // batch_size)
     return rng.permuted(rng.key(seed, 'order', epoch), batch * batch_size + jnp.arange(batch_size), images)
-
-
-def from_resident(seed: Array, step: Array, data: Data, positions: Int[Array, ' share'], batch_size: int) -> Take:
-    """Picks out of the whole training split."""
-    rows = batch_rows(seed, step, len(data['images']), batch_size)
-    return lambda places: tuple(data[name][rows[places]] for name in FIELDS)
-
-
-def from_stream(seed: Array, step: Array, data: Data, positions: Int[Array, ' share'], batch_size: int) -> Take:
-    """Picks out of what `stream` has read for this device: the rows at `positions` and, for mixing, the one after them."""
-    return lambda places: tuple(data[name][(places - positions[0]) % batch_size] for name in FIELDS)
 
 
 def stream(

@@ -20,7 +20,7 @@ from fer_jax.core.mesh import DATA, REPLICA
 from fer_jax.data.views import CROP_SIDE, normalise
 from fer_jax.runs.state import TrainState
 from fer_jax.training.augment import augment_batch
-from fer_jax.training.batches import STREAMED, WHOLE, Data, Take, from_resident, from_stream
+from fer_jax.training.batches import FIELDS, STREAMED, WHOLE, Data, batch_rows
 
 Metrics = dict[str, Float[Array, '*replicas steps']]
 TrainChunk = Callable[[TrainState, Data], tuple[TrainState, Metrics]]
@@ -35,7 +35,7 @@ def make_batch(
     positions: Int[Array, ' share'],
     batch_size: int,
     options: ConfigDict,
-    source: Callable[..., Take] = from_resident,
+    streamed: bool = False,
     side: int = CROP_SIDE,
     drawn: bool = False,
 ) -> tuple[Float[Array, 'share side side 1'], Float[Array, 'share classes'], Float[Array, ' share']]:
@@ -45,14 +45,17 @@ def make_batch(
     data set, or was given that image too, it makes that neighbour's view itself instead of asking for it.
 
     Args:
+      data: the whole training split, or, where they are `streamed`, what batches.stream has read for this device: the images at
+        `positions` and, for mixing, the one after them.
       side: of the views.
       drawn: a class is drawn from each image's targets, and is its target in this step (Barsoum et al., 2016, call it PLD).
     """
-    take = source(seed, step, data, positions, batch_size)
+    rows = None if streamed else batch_rows(seed, step, len(data['images']), batch_size)
     key = rng.key(seed, 'augment', step)
 
     def views(places: Int[Array, ' share']) -> tuple[Array, Array, Array]:
-        images, targets, weights = take(places)
+        held = (places - positions[0]) % batch_size if streamed else rows[places]
+        images, targets, weights = (data[name][held] for name in FIELDS)
         if drawn:
             keys = jax.vmap(jax.random.fold_in, (None, 0))(rng.key(seed, 'label', step), places)
             targets = jax.nn.one_hot(jax.vmap(jax.random.categorical)(keys, jnp.log(targets)), targets.shape[1])
@@ -144,14 +147,13 @@ def train_chunk(
 ) -> TrainChunk:
     """What one of `devices` devices does in `steps` steps of a run whose batches they share."""
     share = config.batch_size // devices
-    source = from_stream if streamed else from_resident
     drawn = config.data.dataset == 'ferplus' and config.data.targets == 'distribution'
     if devices == 1:  # XLA on CPU leaves sums over a single device standing
         network = network.clone(statistics_axis=None)
 
     def train_step(state: TrainState, data: Data) -> tuple[TrainState, dict[str, Array]]:
         positions = jax.lax.axis_index(DATA) * share + jnp.arange(share)
-        chosen = (positions, config.batch_size, config.augment, source, side, drawn)
+        chosen = (positions, config.batch_size, config.augment, streamed, side, drawn)
         images, targets, weights = make_batch(state.seed, state.step, data, *chosen)
 
         def loss(params: dict) -> tuple[Array, tuple[Array, dict]]:

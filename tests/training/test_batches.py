@@ -25,8 +25,6 @@ from fer_jax.training.batches import (
     WHOLE,
     batch_rows,
     class_weights,
-    from_resident,
-    from_stream,
     order_keys,
     own_shares,
     share_positions,
@@ -234,18 +232,20 @@ def test_a_streamed_batch_is_the_resident_one_bit_for_bit():
     options.mixup = 0.4
     resident = replicate(mesh, {'images': images, 'targets': targets, 'weights': weights})
 
-    def made(source, spec, data, step):
+    def made(streamed, data, step):
         def of_device(data):
             positions = jax.lax.axis_index(DATA) * 2 + jnp.arange(2)
-            data = jax.tree.map(lambda values: values[0], data) if source is from_stream else data
-            return make_batch(jnp.uint32(5), jnp.int32(step), data, positions, BATCH, options, source)
+            data = jax.tree.map(lambda values: values[0], data) if streamed else data
+            return make_batch(jnp.uint32(5), jnp.int32(step), data, positions, BATCH, options, streamed)
 
-        sharded = jax.shard_map(of_device, mesh=mesh, in_specs=spec, out_specs=PartitionSpec(DATA), check_vma=False)
+        sharded = jax.shard_map(
+            of_device, mesh=mesh, in_specs=STREAMED if streamed else WHOLE, out_specs=PartitionSpec(DATA), check_vma=False
+        )
         return jax.device_get(reference.jit(sharded)(data))
 
     with batches(first=4, last=5, neighbours=True) as found:
-        streamed = made(from_stream, STREAMED, next(found), 4)
-    assert_same_bits(streamed, made(from_resident, WHOLE, resident, 4))
+        streamed = made(True, next(found), 4)
+    assert_same_bits(streamed, made(False, resident, 4))
     assert streamed[0].shape == (BATCH, 40, 40, 1) and streamed[0].std() > 0.1
 
 

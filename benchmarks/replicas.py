@@ -3,7 +3,7 @@
     python -m benchmarks.replicas [--out results/speed/replicas] [--replicas 4,8] [--quick] [--config.FIELD=VALUE …]
 
 `1` is the training step of one run, its batch shared by all devices, as `python -m fer_jax train` takes it. The others are
-`fer_jax.training.step.make_replica_chunk` with so many runs that differ in their seed: each has a batch of the same size, the runs
+`fer_jax.training.step.make_train_chunk` with so many runs that differ in their seed: each has a batch of the same size, the runs
 are shared out over the devices first, and on an accelerator those of one device are vectorised.
 """
 
@@ -20,7 +20,7 @@ from benchmarks.training_step import environment, make_parser, make_training_ste
 from fer_jax.core.mesh import REPLICA, make_replica_mesh, settle, whole
 from fer_jax.runs.state import create_state
 from fer_jax.training.batches import training_data
-from fer_jax.training.step import make_replica_chunk, steps_per_call
+from fer_jax.training.step import make_train_chunk, steps_per_call
 
 ONE = '1'
 
@@ -37,7 +37,7 @@ def make_replicas(replicas: int, overrides: dict[str, str], seconds: float) -> t
     seeds = np.arange(replicas, dtype=np.uint32)
     states = jax.jit(jax.vmap(create), out_shardings=NamedSharding(mesh, P(REPLICA)))(seeds)
     data = jax.device_put(training_data(run), whole(mesh))
-    chunk = make_replica_chunk(config, run.network, run.optimizer, mesh, steps).lower(states, data).compile()
+    chunk = make_train_chunk(config, run.network, run.optimizer, mesh, steps).lower(states, data).compile()
 
     def call() -> dict[str, jax.Array]:
         nonlocal states

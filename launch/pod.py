@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,7 +23,7 @@ from fer_jax.model.baselines import make_any
 from fer_jax.runs.environment import environment, package_version
 from fer_jax.runs.state import TrainState, create_state
 from fer_jax.training.optimizer import make_optimizer, make_schedule
-from fer_jax.training.step import Data, make_replica_chunk, make_train_chunk
+from fer_jax.training.step import Data, make_train_chunk
 from launch.chips import Topology, all_reduce_seconds, floor_seconds
 from launch.hlo import Collective, collectives, estimated_cycles, memory_traffic
 
@@ -93,14 +92,13 @@ def compile_job(job: Job, mesh: Mesh) -> Compiled:
         sharding = NamedSharding(mesh, spec)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
-    make: Callable[..., Any] = make_train_chunk
     seeds, spec = jax.ShapeDtypeStruct((), jnp.uint32), P()
     if job.replicas:
-        make, create, spec = make_replica_chunk, jax.vmap(create), P(REPLICA)
+        create, spec = jax.vmap(create), P(REPLICA)
         seeds = jax.ShapeDtypeStruct((job.replicas,), jnp.uint32)
     state = placed(jax.eval_shape(create, seeds), spec)
     try:
-        return make(config, network, optimizer, mesh, job.steps).lower(state, placed(shapes(job), P())).compile()
+        return make_train_chunk(config, network, optimizer, mesh, job.steps).lower(state, placed(shapes(job), P())).compile()
     except jax.errors.JaxRuntimeError as error:
         raise InputError(f'the compiler refuses this program: {str(error).strip().splitlines()[0]}') from None
 

@@ -20,7 +20,7 @@ from fer_jax.runs.workdir import check_workdir, claim_workdir
 from fer_jax.training.batches import call_bounds, training_data
 from fer_jax.training.loop import Loop, make_evaluators
 from fer_jax.training.run import build
-from fer_jax.training.step import make_replica_chunk, steps_per_call
+from fer_jax.training.step import make_train_chunk, steps_per_call
 from fer_jax.training.tracing import tracing
 from fer_jax.training.train import finish
 
@@ -91,7 +91,8 @@ def advance(loops: dict[int, Loop]) -> dict[int, Diverged]:
             if compiled != (last - first, run.side(first)):
                 compiled = (last - first, run.side(first))
                 with lead.aside():
-                    chunk = make_replica_chunk(run.config, run.network, run.optimizer, mesh, *compiled).lower(held, data).compile()
+                    chunk = make_train_chunk(run.config, run.network, run.optimizer, mesh, last - first, side=run.side(first))
+                    chunk = chunk.lower(held, data).compile()
             trace(first, last - first, held)
             held, metrics = chunk(held, data)
             each = split(metrics)

@@ -101,39 +101,36 @@ def make_train_chunk(
     steps: int,
     streamed: bool = False,
     side: int = CROP_SIDE,
+    vectorised: bool | None = None,
 ) -> TrainChunk:
     """A compiled function of (state, data) that takes `steps` steps and returns the state and each step's metrics.
 
     The state passed in is donated. `network.statistics_axis` decides whether batch norm sees the global batch. With
     `streamed` the data are not the training split but what training/batches.py reads for each call; the results are the same.
+
+    On `make_replica_mesh` it is of several runs that differ in their seed only: each leaf of the state and of the metrics has a
+    leading axis, the replicas. Those of one device are `vectorised`, which fills an accelerator that one of them would leave idle;
+    on CPU, where convolutions with a kernel for each replica are slow, they follow each other.
     """
-    chunk = train_chunk(config, network, optimizer, mesh.shape[DATA], steps, streamed, side)
-    return compile_sharded(chunk, mesh, P(), STREAMED if streamed else WHOLE)
+    chunk, spec = train_chunk(config, network, optimizer, mesh.shape[DATA], steps, streamed, side), P()
+    on_cpu = mesh.devices.flat[0].platform == 'cpu'
+    if REPLICA in mesh.shape:
+        vectorised = not on_cpu if vectorised is None else vectorised
+        chunk, spec = jax.vmap(chunk, in_axes=(0, None)) if vectorised else in_turn(chunk), P(REPLICA)
+    # Sums over devices are all written out below, so the automatic ones of check_vma would count gradients twice.
+    in_specs = (spec, STREAMED if streamed else WHOLE)
+    sharded = jax.shard_map(chunk, mesh=mesh, in_specs=in_specs, out_specs=(spec, spec), check_vma=False)
+    return jax.jit(sharded, donate_argnums=0, compiler_options=CPU_OPTIONS if on_cpu else None)
 
 
-def make_replica_chunk(
-    config: ConfigDict,
-    network: nn.Module,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    steps: int,
-    side: int = CROP_SIDE,
-    vectorised: bool | None = None,
-) -> TrainChunk:
-    """`make_train_chunk` for several runs at once that differ in their seed only, on `make_replica_mesh`.
+def in_turn(chunk: TrainChunk) -> TrainChunk:
+    """`chunk` for each of the replicas along the leading axis of the state, one after the other."""
 
-    Each leaf of the state and of the metrics has a leading axis, the replicas. Those of one device are vectorised, which
-    fills an accelerator that one of them would leave idle; on CPU, where convolutions with a kernel for each replica
-    are slow, they follow each other.
-    """
-    chunk = train_chunk(config, network, optimizer, mesh.shape[DATA], steps, side=side)
-    vectorised = not on_cpu(mesh) if vectorised is None else vectorised
-
-    def in_turn(states: TrainState, data: Data) -> tuple[TrainState, Metrics]:
+    def each(states: TrainState, data: Data) -> tuple[TrainState, Metrics]:
         singles = (jax.tree.map(operator.itemgetter(place), states) for place in range(len(states.seed)))
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(chunk(state, data) for state in singles))
 
-    return compile_sharded(jax.vmap(chunk, in_axes=(0, None)) if vectorised else in_turn, mesh, P(REPLICA))
+    return each
 
 
 def train_chunk(
@@ -193,18 +190,6 @@ def train_chunk(
         return jax.lax.scan(lambda state, _: train_step(state, data), state, length=steps)
 
     return chunk
-
-
-def compile_sharded(chunk: TrainChunk, mesh: Mesh, spec: P, data_spec: P = WHOLE) -> TrainChunk:
-    """`chunk` over the mesh, compiled; the state and the metrics lie as `spec` says, the data as `data_spec`."""
-    # Sums over devices are all written out above, so the automatic ones of check_vma would count gradients twice.
-    sharded = jax.shard_map(chunk, mesh=mesh, in_specs=(spec, data_spec), out_specs=(spec, spec), check_vma=False)
-    return jax.jit(sharded, donate_argnums=0, compiler_options=CPU_OPTIONS if on_cpu(mesh) else None)
-
-
-def on_cpu(mesh: Mesh) -> bool:
-    """Whether the mesh is of CPU devices."""
-    return mesh.devices.flat[0].platform == 'cpu'
 
 
 def uphill(params: dict, gradients: dict, distance: float) -> dict:

@@ -24,7 +24,7 @@ from fer_jax.runs.state import create_state, evaluated_variables
 from fer_jax.training.augment import augment_batch
 from fer_jax.training.batches import batch_rows
 from fer_jax.training.optimizer import make_optimizer
-from fer_jax.training.step import average, make_batch, make_replica_chunk, make_train_chunk, mixing_mask, uphill
+from fer_jax.training.step import average, make_batch, make_train_chunk, mixing_mask, uphill
 from tests import reference
 
 IMAGES, BATCH, CLASSES = 26, 8, 7
@@ -409,7 +409,7 @@ def test_replicas_are_the_runs_of_their_seeds(shape, vectorised):
     data = replicate(mesh, data_on_host())
     seeds = jnp.array([3, 4], jnp.uint32)
     states = reference.jit(jax.vmap(lambda seed: create_state(network, optimizer, seed, False)))(seeds)
-    chunk = make_replica_chunk(config, network, optimizer, mesh, 1, vectorised=vectorised)
+    chunk = make_train_chunk(config, network, optimizer, mesh, 1, vectorised=vectorised)
     states = jax.device_put(states, NamedSharding(mesh, PartitionSpec(REPLICA)))
     compiled_chunk = chunk.lower(states, data).compile(compiler_options=reference.FAST_TO_COMPILE)
     assert shape[1] > 1 or ' all-reduce' not in compiled_chunk.as_text()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from fer_jax.core import processes
@@ -75,7 +75,8 @@ def advance(loops: dict[int, Loop]) -> dict[int, Diverged]:
     lead, ended = next(iter(loops.values())), {}
     run, length = lead.run, steps_per_call(lead.run.config)
     mesh = make_replica_mesh(run.config.batch_size, len(loops))
-    held = stacked(mesh, [loop.state for loop in loops.values()])
+    spread, states = NamedSharding(mesh, PartitionSpec(REPLICA)), (jax.device_get(loop.state) for loop in loops.values())
+    held = jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves), spread), *states)
     data = jax.device_put(training_data(run), whole(mesh))
     split = jax.jit(lambda metrics: [{name: values[row] for name, values in metrics.items()} for row in range(len(loops))])
     pick = jax.jit(lambda states, row: jax.tree.map(lambda leaf: leaf[row], states), out_shardings=whole(mesh))
@@ -112,10 +113,3 @@ def advance(loops: dict[int, Loop]) -> dict[int, Diverged]:
             if len(ended) == len(loops):
                 break
     return ended
-
-
-def stacked(mesh: Mesh, states: Sequence[TrainState]) -> TrainState:
-    """The states with a leading axis, shared out over the mesh's replicas."""
-    spread = NamedSharding(mesh, PartitionSpec(REPLICA))
-    held = [jax.device_get(state) for state in states]
-    return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves), spread), *held)

@@ -137,9 +137,9 @@ def attempt(group: list[SweepRun], claims: pathlib.Path, began: float, stopped: 
     outcomes, mine = {run.key: known(run, claims, began) for run in group}, {}
     for run in group:
         if outcomes[run.key] is None:
-            mine[run.key] = acquire(claims, run.key)
-            if mine[run.key] is None:
-                del mine[run.key]
+            if path := acquire(claims, run.key):
+                mine[run.key] = path
+            else:
                 outcomes[run.key] = latest(claims, run.key)
     free = [run for run in group if run.key in mine]
     lost, states = threading.Event(), dict.fromkeys(mine, 'stopped')
@@ -147,8 +147,9 @@ def attempt(group: list[SweepRun], claims: pathlib.Path, began: float, stopped: 
         with contextlib.ExitStack() as beating:
             for path in mine.values():
                 beating.enter_context(heartbeat(path, lost))
-            errors = take_to_the_end(free) if free else []
-        for run, error in zip(free, errors, strict=True):
+            errors = take_to_the_end(free) if free else {}
+        for run in free:
+            error = errors.get(run.key)
             outcomes[run.key] = failure_of(error) if error else plan.result(run)
             states[run.key] = 'diverged' if error else 'finished'
     except (Exception, KeyboardInterrupt) as error:
@@ -181,8 +182,8 @@ def known(run: SweepRun, claims: pathlib.Path, began: float) -> float | Failure 
     return None
 
 
-def take_to_the_end(runs: list[SweepRun]) -> list[Diverged | None]:
-    """Trains and scores what is not finished of `runs`, which this process has claimed; for each None, or why it has no result.
+def take_to_the_end(runs: list[SweepRun]) -> dict[str, Diverged]:
+    """Trains and scores what is not finished of `runs`, which this process has claimed; by their keys, why some have no result.
 
     Raises:
       whatever train.train raises, of all of them.
@@ -191,13 +192,12 @@ def take_to_the_end(runs: list[SweepRun]) -> list[Diverged | None]:
     for run in left:
         print(f'{run.title}: {plan.progress(run)}', flush=True)
     give_memory_back()
-    errors: list[Diverged | None] = [None] * len(left)
     if len(left) == 1:
         train(left[0].config, left[0].folder)
     elif left:
         errors = train_together([run.config for run in left], [run.folder for run in left])
-    told = dict(zip((run.key for run in left), errors, strict=True))
-    return [told.get(run.key) for run in runs]
+        return {run.key: error for run, error in zip(left, errors, strict=True) if error}
+    return {}
 
 
 def give_memory_back() -> None:

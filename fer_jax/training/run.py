@@ -2,6 +2,7 @@
 
 import dataclasses
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -111,13 +112,21 @@ class Run:
         return create_state(self.network, self.optimizer, self.config.seed, self.config.optimizer.ema > 0)
 
 
-def build(config: ConfigDict) -> Run:
-    """Reads (and where needed prepares) the data, and builds what `config` names; of several processes all must call this.
+def build(config: ConfigDict, wanted: Callable[[], bool] = lambda: True) -> Run | None:
+    """Starts JAX, reads (and where needed prepares) the data, and builds what `config` names; of several processes all must call this.
+
+    Args:
+      wanted: asked after the start and before anything is read, such as by joining other processes; where not, None is returned.
 
     Raises:
       InputError: data that cannot be read, fewer training images than a batch, or steps to be traced that there are not.
     """
     processes.start(config.parallel.cpu_devices)
+    return processes.agreed(lambda: parts(config)) if wanted() else None
+
+
+def parts(config: ConfigDict) -> Run:
+    """What `build` does once JAX has started and the processes know each other."""
     memory, lead = device_memory(), processes.is_lead()
     if not lead:
         warnings.simplefilter('ignore', DataWarning)  # the lead's say it

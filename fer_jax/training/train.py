@@ -42,18 +42,18 @@ def train(config: ConfigDict, workdir: pathlib.Path | None = None, connect: Call
       Interrupted: after SIGTERM or SIGINT, with a checkpoint saved.
     """
     workdir = workdir or default_workdir(config)
-    processes.start(config.parallel.cpu_devices)
-    if connect:
-        connect()
-    lead = processes.is_lead()
-    processes.agreed(lambda: check_workdir(workdir, config))
-    if processes.as_lead_sees((workdir / 'result.json').exists()):
-        if lead:
-            print(f'{workdir}: this run is finished; its result is in {workdir / "result.json"}')
-        return None
-    run = processes.agreed(lambda: build(config))
+
+    def is_unfinished() -> bool:
+        if connect:
+            connect()
+        processes.agreed(lambda: check_workdir(workdir, config))
+        return not processes.as_lead_sees((workdir / 'result.json').exists())
+
+    run, lead = build(config, is_unfinished), processes.is_lead()
     if lead:
-        print(f'run: {workdir}')
+        print(f'run: {workdir}' if run else f'{workdir}: this run is finished; its result is in {workdir / "result.json"}')
+    if run is None:
+        return None
     with contextlib.ExitStack() as stack:
         processes.agreed(lambda: stack.enter_context(claim_workdir(workdir, config)) if lead else None)
         processes.agreed(lambda: check_shared(workdir))

@@ -28,7 +28,7 @@ from fer_jax.core.mesh import device_memory
 from fer_jax.data import prepare, readers, toyfaces
 from fer_jax.data.load import load, pipeline
 from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Faces, Source
-from fer_jax.training.batches import training_batches
+from fer_jax.training.batches import call_bounds, training_batches
 from fer_jax.training.run import build
 from fer_jax.training.step import make_train_chunk, steps_per_call
 
@@ -95,7 +95,7 @@ def generate(folder: pathlib.Path, faces: int, config: ConfigDict) -> dict[str, 
 
 def make_reading(run: Any, steps: int) -> Round:
     """A round of reading one of `PARTS` parts of the training split and putting it on the devices."""
-    batches = training_batches(run, 0, steps)
+    batches = training_batches(run, call_bounds(0, run.steps, steps, run.early_steps))
     calls = max(1, run.steps_per_epoch // steps // PARTS)
 
     def do_round() -> tuple[float, float]:
@@ -113,7 +113,7 @@ def make(name: str, options: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
     steps = steps_per_call(run.config)
     if name == 'reading':
         return make_reading(run, steps), {}
-    batches, state = training_batches(run, 0, steps), run.initial_state()
+    batches, state = training_batches(run, call_bounds(0, run.steps, steps, run.early_steps)), run.initial_state()
     data = next(batches)
     chunk = make_train_chunk(run.config, run.network, run.optimizer, run.mesh, steps, streamed=True).lower(state, data).compile()
     step = TrainingStep(run, chunk, state, data, steps)

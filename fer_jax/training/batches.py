@@ -28,8 +28,8 @@ AHEAD = 2**30  # bytes of images that they read ahead of the step, at most
 ON_DEVICE = 2  # calls whose images wait on the device
 
 
-def training_batches(run: Run, first: int, steps_per_call: int) -> Iterator[Data]:
-    """What each call of the step takes from step `first` on: always the resident split, or what is read ahead; to be closed."""
+def training_batches(run: Run, calls: Sequence[tuple[int, int]]) -> Iterator[Data]:
+    """What each of `calls` (as of call_bounds) of the step takes: always the resident split, or what is read ahead; to be closed."""
     images, config = run.dataset.splits['train'].images, run.config
     if run.dataset.splits['train'].in_memory:
         data = training_data(run)
@@ -38,13 +38,10 @@ def training_batches(run: Run, first: int, steps_per_call: int) -> Iterator[Data
         run.mesh,
         images,
         *training_targets(run),
+        calls,
         seed=config.seed,
         batch_size=config.batch_size,
-        first=first,
-        last=run.steps,
-        steps_per_call=steps_per_call,
         neighbours=config.augment.mixup > 0 or config.augment.cutmix > 0,
-        boundary=run.early_steps,
     )
 
 
@@ -99,19 +96,16 @@ def stream(
     images: UInt8[Any, 'n 48 48'],
     targets: Float32[np.ndarray, 'n classes'],
     weights: Float32[np.ndarray, 'n'],
+    calls: Sequence[tuple[int, int]],
     *,
     seed: int,
     batch_size: int,
-    first: int,
-    last: int,
-    steps_per_call: int,
     neighbours: bool,
-    boundary: int = 0,
 ) -> grain.DatasetIterator[Data]:
-    """What step.make_train_chunk takes as data with `streamed`, for each call from step `first` up to `last`, read ahead.
+    """What step.make_train_chunk takes as data with `streamed`, for each of `calls` (as of call_bounds), read ahead.
 
-    The calls are those of `call_bounds`. Every process reads what its own devices need, and there is no state: a stream that
-    begins at a step gives what one that began before would. To be closed at the end.
+    Every process reads what its own devices need, and there is no state: a stream that begins at a step gives what one that
+    began before would. To be closed at the end.
 
     Args:
       images: read by index, from several threads.
@@ -122,14 +116,14 @@ def stream(
     """
     shares = own_shares(mesh)
     positions = share_positions(shares, batch_size // mesh.size, batch_size, neighbours)
-    keys = order_keys(seed, -(-last // (len(images) // batch_size)))
-    calls = call_bounds(first, last, steps_per_call, boundary)
+    keys = order_keys(seed, -(-(calls[-1][1] if calls else 1) // (len(images) // batch_size)))
 
     def read(call: int) -> dict[str, np.ndarray]:
         rows = np.stack([step_rows(keys, step, positions, len(images), batch_size) for step in range(*calls[call])])
         return {'images': images[rows], 'targets': targets[rows], 'weights': weights[rows]}
 
-    workers = reading_threads(steps_per_call * len(positions) * int(np.prod(images.shape[1:])))
+    longest = max((last - first for first, last in calls), default=1)
+    workers = reading_threads(longest * len(positions) * int(np.prod(images.shape[1:])))
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=workers)
     reading = grain.MapDataset.range(len(calls)).map(read).to_iter_dataset(options)
     placing = reading.map(lambda host: place(mesh, shares, host))

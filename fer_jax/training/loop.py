@@ -92,13 +92,14 @@ class Loop:
           InputError: training data that cannot be read.
           Diverged, Interrupted, NotSaved: as of `take`.
         """
-        run, length = self.run, steps_per_call(self.run.config)
+        run = self.run
+        calls = call_bounds(self.step, run.steps, steps_per_call(run.config), run.early_steps)
         with contextlib.ExitStack() as stack:
-            batches = stack.enter_context(contextlib.closing(training_batches(run, self.step, length)))
+            batches = stack.enter_context(contextlib.closing(training_batches(run, calls)))
             trace = stack.enter_context(tracing(run.config.train.profile, self.workdir / 'profile'))
             stack.enter_context(jax.transfer_guard('disallow'))
             compiled = None
-            for (first, last), data in zip(call_bounds(self.step, run.steps, length, run.early_steps), batches, strict=False):
+            for (first, last), data in zip(calls, batches, strict=False):
                 if compiled != (last - first, run.side(first)):
                     compiled = (last - first, run.side(first))
                     chunk = self.compile(data, *compiled)

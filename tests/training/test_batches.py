@@ -56,8 +56,8 @@ class batches:  # noqa: N801, a context manager
     """The stream of a seed-5 run on four devices, closed at the end."""
 
     def __init__(self, *arrays, mesh=None, first=0, last=9, steps_per_call=1, neighbours=False):
-        options = {'seed': 5, 'batch_size': BATCH, 'first': first, 'last': last, 'steps_per_call': steps_per_call}
-        self.iterator = stream(mesh or mesh_of(4), *(arrays or on_host()), **options, neighbours=neighbours)
+        calls = module.call_bounds(first, last, steps_per_call)
+        self.iterator = stream(mesh or mesh_of(4), *(arrays or on_host()), calls, seed=5, batch_size=BATCH, neighbours=neighbours)
 
     def __enter__(self):
         return self.iterator

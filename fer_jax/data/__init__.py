@@ -11,35 +11,16 @@ Once this package is imported, before TFDS or after it, TFDS knows the data sets
 The arguments are TFDS's and the fields of `config.data`.
 """
 
-import importlib.abc
-import importlib.machinery
-import importlib.util
-import sys
+import importlib
+from types import ModuleType
+
+import wrapt
 
 
-class _WithTfds(importlib.abc.MetaPathFinder):
+@wrapt.when_imported('tensorflow_datasets')
+def register(tfds: ModuleType) -> None:
     """Imports the builders, which registers them, right after TFDS.
 
     To import TFDS here would be plainer, but takes a second or more, which a prediction or an export would wait for nothing.
     """
-
-    def find_spec(self, name: str, path: object = None, target: object = None) -> importlib.machinery.ModuleSpec | None:
-        if name != 'tensorflow_datasets':
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is not None:
-            execute = spec.loader.exec_module
-
-            def exec_module(module: object) -> None:
-                execute(module)
-                importlib.import_module('fer_jax.data.builders')
-
-            spec.loader.exec_module = exec_module
-        return spec
-
-
-if 'tensorflow_datasets' in sys.modules:
     importlib.import_module('fer_jax.data.builders')
-else:
-    sys.meta_path.insert(0, _WithTfds())

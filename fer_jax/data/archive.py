@@ -41,7 +41,6 @@ CORRUPT = (
 )
 MAX_HEADER = 1 << 20  # bytes of a tar's header for a long name or for attributes; tarfile reads it whole
 MAX_DEPTH = 100  # of folders in each other
-MAX_LINE = 1 << 20  # bytes; a row of FER2013 has at most 9,240
 JUNK = ('thumbs.db', 'desktop.ini')  # what desktops leave in folders, besides names that start with a dot
 
 
@@ -315,17 +314,3 @@ def open_csv(path: str | os.PathLike) -> Iterator[tuple[io.BufferedIOBase, str]]
             # The end of an archive is where its checksum stands: a reader that stops early must not skip it.
             while stream.read(1 << 20):
                 pass
-
-
-def lines(stream: io.BufferedIOBase, where: str, first: int = 1) -> Iterator[tuple[int, bytes]]:
-    """The lines of a stream from here on, with their numbers, of which the next is `first`.
-
-    Raises:
-      InputError: a line is longer than any row is.
-    """
-    number = first
-    while line := stream.readline(MAX_LINE):
-        if len(line) == MAX_LINE:
-            raise InputError(f'{where}, line {number}: longer than {MAX_LINE:,} bytes: no row of a table')
-        yield number, line
-        number += 1

@@ -12,7 +12,7 @@ from fer_jax.core.errors import InputError, printable
 from fer_jax.data.archive import Listing, kind, listing, members
 from fer_jax.data.images import class_position, is_image_name, read_images, read_layout
 from fer_jax.data.schema import Faces, Source
-from fer_jax.data.table import read_table
+from fer_jax.data.table import USAGES, read_table
 
 CLASSES = ('anger', 'disgust', 'fear', 'happy', 'sadness', 'surprise', 'contempt')
 CSV_CLASSES = ('anger', 'disgust', 'fear', 'happiness', 'sadness', 'surprise', 'neutral', 'contempt')  # of ckextended.csv, in its order
@@ -20,7 +20,6 @@ SYNONYMS = {'angry': 'anger', 'happiness': 'happy', 'sad': 'sadness', 'surprised
 EMOTIONS = {1: 'anger', 2: 'contempt', 3: 'disgust', 4: 'fear', 5: 'happy', 6: 'sadness', 7: 'surprise'}  # of the original's label files
 OFFICIAL = (135, 177, 75, 207, 84, 249, 54)  # last 3 frames of 327 sequences, in the order of CLASSES
 LAST_FRAMES = 3  # a film starts neutral and ends at the apex of its expression
-USAGES = {'Training': 'train', 'PublicTest': 'validation', 'PrivateTest': 'test'}
 FRAME = re.compile(r'(S\d+)_(\d+)_(\d+)')
 LABEL_FILE = re.compile(r'(S\d+)_(\d+)_\d+_emotion\.txt')
 
@@ -46,15 +45,9 @@ def read(path: str | os.PathLike, skip_bad: bool = False) -> Source:
 
 
 def _read_csv(path: str | os.PathLike) -> Source:
-    table = read_table(path, CSV_CLASSES, tuple(USAGES))
-    whole = Faces(table.images, table.labels, rows=np.arange(len(table.labels)))
-    if table.usages is None:
-        return Source('ckplus', CSV_CLASSES, {'train': whole}, {'train': 'CK+'})
-    splits = {split: whole.take(table.usages == usage) for usage, split in USAGES.items()}
-    for usage, split in USAGES.items():
-        if not len(splits[split]):
-            raise InputError(f'{path}: empty split: no row has the Usage {usage}')
-    return Source('ckplus', CSV_CLASSES, splits, {split: usage for usage, split in USAGES.items()})
+    splits = read_table(path, CSV_CLASSES)
+    titles = {'train': 'CK+'} if len(splits) == 1 else {split: usage for usage, split in USAGES.items()}
+    return Source('ckplus', CSV_CLASSES, splits, titles)
 
 
 def _read_folders(path: str | os.PathLike, names: Listing, skip_bad: bool) -> Source:

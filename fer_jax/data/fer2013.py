@@ -4,15 +4,13 @@ import os
 
 import numpy as np
 
-from fer_jax.core.errors import InputError
 from fer_jax.data.archive import Listing, kind, listing
 from fer_jax.data.images import class_position, is_image_name, read_images, read_layout
 from fer_jax.data.schema import Faces, Source
-from fer_jax.data.table import read_table
+from fer_jax.data.table import USAGES, read_table
 
 CLASSES = ('angry', 'disgust', 'fear', 'happy', 'sad', 'surprise', 'neutral')
 SYNONYMS = {'anger': 'angry', 'disgusted': 'disgust', 'fearful': 'fear', 'happiness': 'happy', 'sadness': 'sad', 'surprised': 'surprise'}
-USAGES = {'Training': 'train', 'PublicTest': 'validation', 'PrivateTest': 'test'}
 TITLES = {split: usage for usage, split in USAGES.items()}
 BOTH_TESTS = 'PublicTest+PrivateTest'  # what the test folder of the usual folder form holds
 OFFICIAL = {
@@ -36,14 +34,7 @@ def read(path: str | os.PathLike, skip_bad: bool = False) -> Source:
     names = None if form == 'file' else listing(path)
     if names is not None and any(is_image_name(name) for name in names.files):
         return _read_folder(path, names, skip_bad)
-    table = read_table(path, CLASSES, tuple(USAGES))
-    usages = table.usages if table.usages is not None else np.full(len(table.labels), 'Training')
-    whole = Faces(table.images, table.labels, rows=np.arange(len(table.labels)))
-    splits = {split: whole.take(usages == usage) for usage, split in USAGES.items()}
-    for split, faces in splits.items():
-        if not len(faces) and (table.usages is not None or split == 'train'):
-            raise InputError(f'{path}: empty split: no row has the Usage {TITLES[split]}')
-    splits = {split: faces for split, faces in splits.items() if len(faces)}
+    splits = read_table(path, CLASSES)
     return _source(splits, {split: TITLES[split] for split in splits}, ())
 
 

@@ -4,7 +4,6 @@ Votes of one are dropped as outliers. An image is scored by its largest vote, an
 authors score by, where that is more than half of the votes that are left, those for `unknown` and `no face` among them.
 """
 
-import csv
 import os
 from collections.abc import Mapping
 
@@ -13,8 +12,9 @@ from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
 from fer_jax.core.errors import InputError
 from fer_jax.data import fer2013
-from fer_jax.data.archive import lines, open_csv
+from fer_jax.data.archive import open_csv
 from fer_jax.data.schema import SPLITS, Faces, Source
+from fer_jax.data.table import rows
 
 CLASSES = (*fer2013.CLASSES, 'contempt')
 # The votes' columns in the order of the file, which is that of the first where two have as many votes; the last two are no emotion.
@@ -157,22 +157,20 @@ def read_votes(path: str | os.PathLike, splits: Mapping[str, Faces], titles: Map
 def _read_rows(path: str | os.PathLike) -> tuple[np.ndarray, Int64[np.ndarray, 'n 10']]:
     """([n] Usage, votes in the order of COLUMNS, 0 for a column that the file lacks) of fer2013new.csv."""
     with open_csv(path) as (stream, where):
-        rows = csv.reader(line.decode('latin-1') for _, line in lines(stream, where))
-        try:
-            header = [name.strip().lower() for name in next(rows, [])]
-            if 'usage' not in header or not set(COLUMNS[: EMOTIONS - 1]) <= set(header):
-                raise InputError(f'{where}, line 1: not FER+ votes: expected the columns Usage, {", ".join(COLUMNS[: EMOTIONS - 1])}, …')
-            places = {place: header.index(name) for place, name in enumerate(COLUMNS) if name in header}
-            usage, usages, votes = header.index('usage'), [], []
-            for row in filter(None, rows):
-                values = [row[column].strip() for column in places.values()] if len(row) == len(header) else ['']
-                if not all(value.isascii() and value.isdigit() and len(value) < 3 for value in values) or sum(map(int, values)) > VOTERS:
-                    raise InputError(f'{where}, line {rows.line_num}: expected {len(header)} fields, with at most {VOTERS} votes')
-                usages.append(row[usage].strip())
-                counts = [0] * len(COLUMNS)
-                for place, value in zip(places, values, strict=True):
-                    counts[place] = int(value)
-                votes.append(counts)
-        except csv.Error as error:
-            raise InputError(f'{where}, line {rows.line_num}: not a CSV: {error}') from None
+        table = rows(stream, where)
+        _, names = next(table, (1, []))
+        header = [name.strip().lower() for name in names]
+        if 'usage' not in header or not set(COLUMNS[: EMOTIONS - 1]) <= set(header):
+            raise InputError(f'{where}, line 1: not FER+ votes: expected the columns Usage, {", ".join(COLUMNS[: EMOTIONS - 1])}, …')
+        places = {place: header.index(name) for place, name in enumerate(COLUMNS) if name in header}
+        usage, usages, votes = header.index('usage'), [], []
+        for number, row in table:
+            values = [row[column].strip() for column in places.values()] if len(row) == len(header) else ['']
+            if not all(value.isascii() and value.isdigit() and len(value) < 3 for value in values) or sum(map(int, values)) > VOTERS:
+                raise InputError(f'{where}, line {number}: expected {len(header)} fields, with at most {VOTERS} votes')
+            usages.append(row[usage].strip())
+            counts = [0] * len(COLUMNS)
+            for place, value in zip(places, values, strict=True):
+                counts[place] = int(value)
+            votes.append(counts)
     return np.array(usages), np.array(votes, np.int64).reshape(-1, len(COLUMNS))

@@ -10,7 +10,6 @@ from PIL import Image
 
 from fer_jax.core.errors import InputError
 from fer_jax.data import fer2013, ferplus
-from fer_jax.data.table import BLOCK, read_table
 
 USAGES = ('Training', 'PublicTest', 'PrivateTest')
 
@@ -50,12 +49,6 @@ def test_kaggles_csv(tmp_path):
     check_splits(source, 42)
     assert source.class_names == ('angry', 'disgust', 'fear', 'happy', 'sad', 'surprise', 'neutral')
     assert source.splits['train'].subjects is None
-
-
-@pytest.mark.parametrize('count', [BLOCK - 1, BLOCK, BLOCK + 1])
-def test_blocks_of_rows_are_joined_without_a_seam(tmp_path, count):
-    table = read_table(write_csv(tmp_path / 'a.csv', rows_of(count)), fer2013.CLASSES, USAGES)
-    np.testing.assert_array_equal(table.images, np.stack([face(i) for i in range(count)]))
 
 
 def test_icml_face_data_has_blanks_and_another_order(tmp_path):

@@ -3,6 +3,7 @@
 It comes under a signed agreement: it is read where the user has it, never downloaded.
 """
 
+import dataclasses
 import os
 import re
 
@@ -11,7 +12,7 @@ import numpy as np
 from fer_jax.core.errors import InputError, printable
 from fer_jax.data.archive import Listing, kind, listing, members
 from fer_jax.data.images import class_position, is_image_name, read_images, read_layout
-from fer_jax.data.schema import Faces, Source
+from fer_jax.data.schema import Source, unofficial
 from fer_jax.data.table import USAGES, read_table
 
 CLASSES = ('anger', 'disgust', 'fear', 'happy', 'sadness', 'surprise', 'contempt')
@@ -52,9 +53,8 @@ def _read_csv(path: str | os.PathLike) -> Source:
 
 def _read_folders(path: str | os.PathLike, names: Listing, skip_bad: bool) -> Source:
     layout = read_layout(names, str(path))
-    labels = {name: class_position(folder, CLASSES, SYNONYMS, path) for name, (_, folder) in layout.files.items()}
-    split_of = {name: split or 'train' for name, (split, _) in layout.files.items()}
-    return _source(path, labels, split_of, dict(layout.titles) or {'train': 'CK+'}, skip_bad)
+    files = {name: (split, class_position(folder, CLASSES, SYNONYMS, path)) for name, (split, folder) in layout.files.items()}
+    return _source(path, files, dict(layout.titles) or {'train': 'CK+'}, skip_bad)
 
 
 def _read_original(path: str | os.PathLike, names: Listing, skip_bad: bool) -> Source:
@@ -63,13 +63,13 @@ def _read_original(path: str | os.PathLike, names: Listing, skip_bad: bool) -> S
         match = FRAME.match(name.split('/')[-1])
         if match and is_image_name(name):
             frames.setdefault((match[1], match[2]), []).append(name)
-    labels = {}
+    files = {}
     for sequence, label in _emotions(path).items():
         if sequence not in frames:
             raise InputError(f'{path}: sequence {"_".join(sequence)} has a label but no images: is cohn-kanade-images/ beside Emotion/?')
         for name in sorted(frames[sequence], key=lambda name: name.split('/')[-1])[-LAST_FRAMES:]:
-            labels[name] = label
-    return _source(path, labels, dict.fromkeys(labels, 'train'), {'train': 'CK+'}, skip_bad)
+            files[name] = ('train', label)
+    return _source(path, files, {'train': 'CK+'}, skip_bad)
 
 
 def _emotions(path: str | os.PathLike) -> dict[tuple[str, str], int]:
@@ -89,24 +89,17 @@ def _emotions(path: str | os.PathLike) -> dict[tuple[str, str], int]:
     return labels
 
 
-def _source(path: str | os.PathLike, labels: dict[str, int], split_of: dict[str, str], titles: dict[str, str], skip_bad: bool) -> Source:
-    read = read_images(path, labels, skip_bad)
+def _source(path: str | os.PathLike, files: dict[str, tuple[str, int]], titles: dict[str, str], skip_bad: bool) -> Source:
+    read = read_images(path, files, skip_bad)
     matches = [FRAME.match(name.split('/')[-1]) for name in read.names]
-    faces = Faces(
-        read.images,
-        np.array([labels[name] for name in read.names], np.int32),
+    faces = dataclasses.replace(
+        read.faces,
         subjects=np.array([match[1] if match else '' for match in matches], str),
         sequences=np.array([f'{match[1]}_{match[2]}' if match else '' for match in matches], str),
     )
-    where = np.array([split_of[name] for name in read.names])
     nameless = [printable(name) for name, match in zip(read.names, matches, strict=True) if not match]
-    warnings = []
+    warnings = [unofficial('CK+', faces, CLASSES, OFFICIAL)]
     if nameless:
-        warnings.append(f'CK+: {len(nameless):,} images have no subject in their names (as S010_004_00000017.png), first {nameless[0]}')
-    counts = np.bincount(faces.labels, minlength=len(CLASSES)).tolist()
-    if tuple(counts) != OFFICIAL:
-        pairs = zip(CLASSES, counts, OFFICIAL, strict=True)
-        differences = ', '.join(f'{name} {count - expected:+,}' for name, count, expected in pairs if count != expected)
-        total = sum(counts) - sum(OFFICIAL)
-        warnings.append(f'CK+: {sum(counts):,} images, officially {sum(OFFICIAL):,} ({total:+,}): {differences}')
-    return Source('ckplus', CLASSES, {split: faces.take(where == split) for split in titles}, titles, read.skipped, tuple(warnings))
+        warnings.insert(0, f'CK+: {len(nameless):,} images have no subject in their names (as S010_004_00000017.png), first {nameless[0]}')
+    splits = {split: faces.take(read.splits == split) for split in titles}
+    return Source('ckplus', CLASSES, splits, titles, read.skipped, tuple(filter(None, warnings)))

@@ -2,11 +2,9 @@
 
 import os
 
-import numpy as np
-
 from fer_jax.data.archive import Listing, kind, listing
 from fer_jax.data.images import class_position, is_image_name, read_images, read_layout
-from fer_jax.data.schema import Faces, Source
+from fer_jax.data.schema import Faces, Source, unofficial
 from fer_jax.data.table import USAGES, read_table
 
 CLASSES = ('angry', 'disgust', 'fear', 'happy', 'sad', 'surprise', 'neutral')
@@ -40,11 +38,9 @@ def read(path: str | os.PathLike, skip_bad: bool = False) -> Source:
 
 def _read_folder(path: str | os.PathLike, names: Listing, skip_bad: bool) -> Source:
     layout = read_layout(names, str(path))
-    files = {name: (split or 'train', class_position(folder, CLASSES, SYNONYMS, path)) for name, (split, folder) in layout.files.items()}
+    files = {name: (split, class_position(folder, CLASSES, SYNONYMS, path)) for name, (split, folder) in layout.files.items()}
     read = read_images(path, files, skip_bad)
-    labels = np.array([files[name][1] for name in read.names], np.int32)
-    where = np.array([files[name][0] for name in read.names])
-    splits = {split: Faces(read.images, labels).take(where == split) for split in layout.titles or ('train',)}
+    splits = {split: read.faces.take(read.splits == split) for split in layout.titles or ('train',)}
     titles = {split: TITLES[split] for split in splits}
     if set(splits) == {'train', 'test'} and 'private' not in layout.titles['test'].lower():
         titles['test'] = BOTH_TESTS
@@ -52,17 +48,5 @@ def _read_folder(path: str | os.PathLike, names: Listing, skip_bad: bool) -> Sou
 
 
 def _source(splits: dict[str, Faces], titles: dict[str, str], skipped: tuple[str, ...]) -> Source:
-    warnings = tuple(filter(None, (_count_warning(titles[split], faces) for split, faces in splits.items())))
-    return Source('fer2013', CLASSES, splits, titles, skipped, warnings)
-
-
-def _count_warning(title: str, faces: Faces) -> str:
-    """One line on how a split's counts differ from the official ones; '' if they do not."""
-    official = OFFICIAL[title]
-    counts = np.bincount(faces.labels, minlength=len(CLASSES)).tolist()
-    if tuple(counts) == official:
-        return ''
-    pairs = zip(CLASSES, counts, official, strict=True)
-    differences = ', '.join(f'{name} {count - expected:+,}' for name, count, expected in pairs if count != expected)
-    total = sum(counts) - sum(official)
-    return f'FER2013 {title}: {sum(counts):,} images, officially {sum(official):,} ({total:+,}): {differences}'
+    told = (unofficial(f'FER2013 {titles[split]}', faces, CLASSES, OFFICIAL[titles[split]]) for split, faces in splits.items())
+    return Source('fer2013', CLASSES, splits, titles, skipped, tuple(filter(None, told)))

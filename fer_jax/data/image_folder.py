@@ -2,12 +2,10 @@
 
 import os
 
-import numpy as np
-
 from fer_jax.core.errors import InputError, printable
 from fer_jax.data.archive import listing
 from fer_jax.data.images import read_images, read_layout
-from fer_jax.data.schema import Faces, Source
+from fer_jax.data.schema import Source
 
 
 def read(path: str | os.PathLike, skip_bad: bool = False) -> Source:
@@ -25,11 +23,10 @@ def read(path: str | os.PathLike, skip_bad: bool = False) -> Source:
     if len(class_names) < 2:
         raise InputError(f'{path}: only one class folder ({printable(class_names[0])}): expected split/class/* or class/*')
     position = {name: label for label, name in enumerate(class_names)}
-    read = read_images(path, layout.files, skip_bad)
-    labels = np.array([position[layout.files[name][1]] for name in read.names], np.int32)
-    where = np.array([layout.files[name][0] or 'train' for name in read.names])
+    files = {name: (split, position[folder]) for name, (split, folder) in layout.files.items()}
+    read = read_images(path, files, skip_bad)
     titles = dict(layout.titles) or {'train': 'all'}
-    splits = {split: Faces(read.images, labels).take(where == split) for split in titles}
+    splits = {split: read.faces.take(read.splits == split) for split in titles}
     warnings = ()
     if layout.ignored:
         shown = ', '.join(printable(name) for name in layout.ignored[:3])

@@ -5,7 +5,7 @@ import dataclasses
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from fer_jax.core.errors import InputError, printable, unknown
 from fer_jax.data.archive import Listing, members
-from fer_jax.data.schema import IMAGE_SIDE
+from fer_jax.data.schema import IMAGE_SIDE, Faces
 
 ENDINGS = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.tif', '.tiff', '.webp', '.pgm', '.ppm')
 # Named, because Pillow would otherwise also try formats that start other programs (EPS).
@@ -112,25 +112,29 @@ def from_wide(image: Image.Image) -> Image.Image:
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Decoded files: `images[i]` is of `names[i]`. `skipped` says 'name: why' of those that could not be decoded."""
+    """Decoded files: `faces` and `splits` have one of each of `names`; `skipped` says 'name: why' of those that are no images."""
 
     names: tuple[str, ...]
-    images: UInt8[np.ndarray, 'n 48 48']
+    faces: Faces
+    splits: np.ndarray  # [n] str
     skipped: tuple[str, ...]
 
 
-def read_images(path: str | os.PathLike, names: Iterable[str], skip_bad: bool) -> Images:
-    """The named files of a folder or archive, sorted by name.
+def read_images(path: str | os.PathLike, files: Mapping[str, tuple[str, int]], skip_bad: bool) -> Images:
+    """Those files of a folder or archive, sorted by name.
+
+    Args:
+      files: name → (split, label).
 
     Raises:
       InputError: some are no images and `skip_bad` is false (they are counted and the first are named); or as of `members`.
     """
-    position = {name: i for i, name in enumerate(sorted(set(names)))}
+    position = {name: i for i, name in enumerate(sorted(files))}
     images = np.zeros((len(position), IMAGE_SIDE, IMAGE_SIDE), np.uint8)
     good = np.zeros(len(position), bool)
     bad = {}
-    with contextlib.closing(members(path)) as files:
-        for member in files:
+    with contextlib.closing(members(path)) as found:
+        for member in found:
             if member.name in position:
                 with member.open() as stream:  # what is wrong with the archive itself is no bad image, and always refused
                     content = stream.read(MAX_FILE + 1)
@@ -144,14 +148,15 @@ def read_images(path: str | os.PathLike, names: Iterable[str], skip_bad: bool) -
         shown = '; '.join(skipped[:NAMED]) + (f'; and {len(skipped) - NAMED:,} more' if len(skipped) > NAMED else '')
         raise InputError(f'{path}: {len(skipped):,} of {len(position):,} files are no images (--skip-bad leaves them out): {shown}')
     kept = tuple(name for name, is_good in zip(position, good, strict=True) if is_good)
-    return Images(kept, images[good], skipped)
+    labels = np.array([files[name][1] for name in kept], np.int32)
+    return Images(kept, Faces(images[good], labels), np.array([files[name][0] for name in kept], str), skipped)
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where the images of a folder stand: `files` maps a name to (split, class folder); split is None in a folder without."""
+    """Where the images of a folder stand: `files` maps a name to (split, class folder); all are train in a folder without splits."""
 
-    files: Mapping[str, tuple[str | None, str]]
+    files: Mapping[str, tuple[str, str]]
     titles: Mapping[str, str]  # canonical split → its folder's name; empty without split folders
     ignored: tuple[str, ...]  # files with no image's ending, and images in no class folder
 
@@ -173,7 +178,7 @@ def read_layout(names: Listing, where: str) -> Layout:
         split_of = {title: split for split, title in titles.items()}
         files = {name: (split_of[parts[0]], parts[1]) for name, parts in images.items() if len(parts) > 2}
     else:
-        files = {name: (None, parts[0]) for name, parts in images.items()}
+        files = {name: ('train', parts[0]) for name, parts in images.items()}
     depth = 2 if titles else 1
     filled = {'/'.join(inside[name][:depth]) for name in files}
     for folder in names.folders:

@@ -60,3 +60,12 @@ class Dataset:
     splits: dict[str, Faces]  # keys of SPLITS
     split_titles: dict[str, str]
     manifest: dict  # as `prepare` wrote it; manifest['content_sha256'] names the data
+
+
+def unofficial(title: str, faces: Faces, class_names: tuple[str, ...], official: tuple[int, ...]) -> str:
+    """One line on how the counts by class differ from the `official` ones; '' if they do not."""
+    counts = np.bincount(faces.labels, minlength=len(class_names)).tolist()
+    pairs = zip(class_names, counts, official, strict=True)
+    differences = ', '.join(f'{name} {count - expected:+,}' for name, count, expected in pairs if count != expected)
+    total = sum(counts) - sum(official)
+    return differences and f'{title}: {sum(counts):,} images, officially {sum(official):,} ({total:+,}): {differences}'

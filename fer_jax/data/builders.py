@@ -14,10 +14,8 @@ from fer_jax.core.config import check_config, set_field
 from fer_jax.core.errors import DataWarning, InputError
 from fer_jax.core.fields import default_config
 from fer_jax.data.readers import READERS, read_source
-from fer_jax.data.schema import IMAGE_SIDE, Faces, Source
+from fer_jax.data.schema import IMAGE_SIDE, OPTIONAL, Faces, Source
 
-# The optional fields of Faces and how a record calls them; a set without them has no such feature.
-OPTIONAL = {'subjects': 'subject', 'sequences': 'sequence', 'rows': 'row'}
 SHARD_IMAGES = 100_000  # in one shard, at most: 230 MB
 
 

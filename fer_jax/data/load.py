@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 
 import numpy as np
 from jaxtyping import Bool
@@ -11,11 +10,11 @@ from ml_collections import ConfigDict
 from fer_jax.core.errors import InputError
 from fer_jax.core.files import sha256_file
 from fer_jax.data import ferplus
-from fer_jax.data.manifest import BLOCK, content_sha256, identities
+from fer_jax.data.manifest import content_sha256, identities
 from fer_jax.data.near_duplicates import LEAST, parts, read_closeness
 from fer_jax.data.prepare import prepare, prepared_folder
 from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Dataset, Faces
-from fer_jax.data.shards import damaged, note_checked, open_split
+from fer_jax.data.shards import note_checked, open_split, read_split
 
 VOTED = ('ferplus', 'fer2013')  # the data sets that FER+ has votes for
 RESIDENT_SHARE = 0.25  # of a device's memory that the training images may take; the rest is for what a step holds
@@ -42,7 +41,10 @@ def load(data: ConfigDict, device_memory: int | None = None) -> Dataset:
     streamed = pipeline(data.pipeline, manifest['splits']['train']['count'], device_memory) == 'stream'
     if streamed and data.dedup != 'none':
         raise InputError('data.dedup compares whole images, which data.pipeline=stream does not hold: set data.pipeline=resident')
-    splits, checked = _read_splits(folder, streamed)
+    splits, checked = {split: read_split(folder, split) for split in SPLITS[streamed:]}, False
+    if streamed:
+        train, checked = open_split(folder, 'train')
+        splits = {'train': train, **splits}
     counts = {split: manifest['splits'][split]['count'] for split in SPLITS}
     fitting = {split: len(faces) for split, faces in splits.items()} == counts
     if not (fitting and (checked or content_sha256(splits) == manifest['content_sha256'])):
@@ -83,40 +85,6 @@ def pipeline(chosen: str, images: int, device_memory: int | None) -> str:
     if chosen != 'auto':
         return chosen
     return 'resident' if device_memory is None or images * IMAGE_SIDE**2 <= RESIDENT_SHARE * device_memory else 'stream'
-
-
-def _read_splits(folder: pathlib.Path, streamed: bool) -> tuple[dict[str, Faces], bool]:
-    """The splits, and whether the shards need no check against the manifest any more."""
-    import tensorflow_datasets as tfds  # here, so that importing this module stays quick
-
-    try:
-        source = tfds.builder_from_directory(str(folder)).as_data_source()
-        splits = {split: _read_split(source[split]) for split in SPLITS[streamed:]}
-    # The reader is C++ and names its errors as it likes; whatever it says about these files, they are not what was written.
-    except Exception as error:
-        raise damaged(folder, error) from None
-    if not streamed:
-        return splits, False
-    train, checked = open_split(folder, 'train')
-    return {'train': train, **splits}, checked
-
-
-def _read_split(records) -> Faces:
-    images = np.empty((len(records), IMAGE_SIDE, IMAGE_SIDE), np.uint8)
-    rest: dict[str, list] = {name: [] for name in ('label', 'subject', 'sequence', 'row')}
-    for start in range(0, len(records), BLOCK):
-        block = records.__getitems__(range(start, min(start + BLOCK, len(records))))
-        images[start : start + len(block)] = [record['image'] for record in block]
-        for name in rest.keys() & block[0].keys():
-            rest[name] += [record[name] for record in block]
-    texts = {name: np.array([text.decode() for text in rest[name]], str) if rest[name] else None for name in ('subject', 'sequence')}
-    return Faces(
-        images,
-        np.array(rest['label'], np.int32),
-        subjects=texts['subject'],
-        sequences=texts['sequence'],
-        rows=np.array(rest['row'], np.int64) if rest['row'] else None,
-    )
 
 
 def _unique(splits: dict[str, Faces]) -> Bool[np.ndarray, 'n']:

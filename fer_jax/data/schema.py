@@ -8,6 +8,8 @@ from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
 SPLITS = ('train', 'validation', 'test')  # each data set has titles of its own for them, as FER2013's PublicTest
 IMAGE_SIDE = 48
+# The optional fields of Faces and how a record calls them; a set without them has no such feature.
+OPTIONAL = {'subjects': 'subject', 'sequences': 'sequence', 'rows': 'row'}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,17 +5,18 @@ import io
 import json
 import pathlib
 import zipfile
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from fer_jax.core.errors import InputError
 from fer_jax.core.files import write_atomic
-from fer_jax.data.manifest import BLOCK
-from fer_jax.data.schema import IMAGE_SIDE, Faces
+from fer_jax.data.schema import IMAGE_SIDE, OPTIONAL, Faces
 
 INDEX = '{split}-index.npz'  # beside the shards: what is known of the split's images besides their pixels
-COLUMNS = {'labels': 'label', 'subjects': 'subject', 'sequences': 'sequence', 'rows': 'row'}  # field of Faces → feature of a record
+COLUMNS = {'labels': 'label', **OPTIONAL}  # field of Faces → feature of a record
 PIECE = 512  # images whose records are held at once: of thousands an allocator that gives nothing back would keep more each time
 
 
@@ -44,36 +45,35 @@ class ShardImages:
         numbers = np.asarray(self._numbers[index])
         images = np.empty((numbers.size, IMAGE_SIDE**2), np.uint8)
         with self._plain_errors():
-            for start in range(0, len(images), PIECE):
-                for place, features in enumerate(self._features(numbers.ravel()[start : start + PIECE]), start):
-                    images[place] = np.frombuffer(features['image'].bytes_list.value[0], np.uint8)
+            for place, features in enumerate(self._features(numbers.ravel())):
+                images[place] = np.frombuffer(features['image'].bytes_list.value[0], np.uint8)
         return images.reshape(*numbers.shape, IMAGE_SIDE, IMAGE_SIDE)
 
     def columns(self) -> dict[str, np.ndarray]:
         """Labels, and subjects, sequences and rows where the records have them, of all images, in one pass over the shards."""
         found: dict[str, list] = {}
-        with self._plain_errors():
-            for start in range(0, len(self), BLOCK):
-                for features in self._features(np.arange(start, min(start + BLOCK, len(self)))):
-                    for field, name in COLUMNS.items():
-                        if name in features:
-                            values = features[name].int64_list.value or features[name].bytes_list.value
-                            found.setdefault(field, []).append(values[0])
         kinds = {'labels': np.int32, 'rows': np.int64}
-        return {
-            field: np.array(values, kinds[field]) if field in kinds else np.array([value.decode() for value in values], str)
-            for field, values in found.items()
-        }
+        with self._plain_errors():
+            for features in self._features(self._numbers):
+                for field, name in COLUMNS.items():
+                    if name in features:
+                        values = features[name].int64_list.value or features[name].bytes_list.value
+                        found.setdefault(field, []).append(values[0])
+            return {
+                field: np.array(values, kinds[field]) if field in kinds else np.array([value.decode() for value in values], str)
+                for field, values in found.items()
+            }
 
-    def _features(self, numbers: np.ndarray) -> list:
+    def _features(self, numbers: np.ndarray) -> Iterator[Any]:
         """The records of these numbers, as maps of name → feature.
 
         TFDS's own decoding, which is for any data set, takes five times as long, in Python, where threads wait for each other.
         """
         from tensorflow_datasets.proto import tf_example_pb2
 
-        records = self._records.__getitems__(numbers.ravel().tolist())
-        return [tf_example_pb2.Example.FromString(record).features.feature for record in records]
+        for start in range(0, len(numbers), PIECE):
+            for record in self._records.__getitems__(numbers[start : start + PIECE].tolist()):
+                yield tf_example_pb2.Example.FromString(record).features.feature
 
     @contextlib.contextmanager
     def _plain_errors(self):
@@ -81,12 +81,18 @@ class ShardImages:
         try:
             yield
         except Exception as error:
-            raise damaged(self.folder, error) from None
+            said = ' '.join(str(error).split())[:200]
+            raise InputError(f'{self.folder}: damaged ({said}): delete the folder and prepare again') from None
 
 
-def damaged(folder: pathlib.Path, error: Exception) -> InputError:
-    """The error for shards of which a reader says `error`."""
-    return InputError(f'{folder}: damaged ({" ".join(str(error).split())[:200]}): delete the folder and prepare again')
+def read_split(folder: pathlib.Path, split: str) -> Faces:
+    """A split in memory.
+
+    Raises:
+      InputError: the shards are damaged.
+    """
+    images = ShardImages(folder, split)
+    return Faces(images[:], **images.columns())
 
 
 def open_split(folder: pathlib.Path, split: str) -> tuple[Faces, bool]:

@@ -6,13 +6,12 @@ import importlib.metadata
 import pathlib
 import platform
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
 from fer_jax.core.errors import InputError
-from fer_jax.core.files import check_fields
+from fer_jax.core.files import check_fields, read_json
 from fer_jax.data.near_duplicates import LEAST
 from fer_jax.data.schema import SPLITS, Faces, Source
 
@@ -58,15 +57,16 @@ def manifest_of(source: Source, near_duplicates: dict[str, int] | None) -> dict:
     }
 
 
-def check_manifest(manifest: Any, path: pathlib.Path) -> None:
-    """Returns if a manifest.json of this format holds what its readers take from it.
+def read_manifest(path: pathlib.Path) -> dict:
+    """The manifest in `path`. One of this format holds what its readers take from it.
 
     Raises:
-      InputError: it does not; the message names the file and the field.
+      InputError: it cannot be read or holds less; the message names the file and the field.
     """
+    manifest = read_json(path)
     check_fields(manifest, {'format': int, 'request': dict}, path)
     if manifest['format'] != FORMAT:
-        return
+        return manifest
     check_fields(manifest, FIELDS, path)
     check_fields(manifest['request'], {'dataset': str}, path, 'request.')
     check_fields(manifest['source'], {'sha256': str}, path, 'source.')
@@ -86,6 +86,7 @@ def check_manifest(manifest: Any, path: pathlib.Path) -> None:
         check_fields(manifest['near_duplicates'], dict.fromkeys(SPLITS, int), path, 'near_duplicates.')
     if manifest['key'] != path.parent.name:
         raise InputError(f'{path}: field key is {manifest["key"]!r}, but its folder is another: delete the folder and prepare again')
+    return manifest
 
 
 def content_sha256(splits: Mapping[str, Faces]) -> str:

@@ -18,9 +18,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fer_jax.core.errors import DataWarning, InputError
-from fer_jax.core.files import read_json, sha256_file, write_json
+from fer_jax.core.files import sha256_file, write_json
 from fer_jax.data.archive import listing
-from fer_jax.data.manifest import FORMAT, check_manifest, manifest_of
+from fer_jax.data.manifest import FORMAT, manifest_of, read_manifest
 from fer_jax.data.near_duplicates import CLOSENESS, closeness, counts
 from fer_jax.data.readers import FILES, READERS, read_source, request_of
 from fer_jax.data.schema import IMAGE_SIDE, Source
@@ -47,15 +47,9 @@ def prepare(data: ConfigDict) -> dict:
             key = hashlib.sha256(json.dumps([FORMAT, request, signature]).encode()).hexdigest()[:16]
             if not (_root(data) / key / 'manifest.json').exists():
                 _write(data, request, signature, key)
-            manifest = _read_manifest(_root(data) / key / 'manifest.json')
+            manifest = read_manifest(_root(data) / key / 'manifest.json')
     for warning in manifest['warnings']:
         warnings.warn(warning, DataWarning, stacklevel=2)
-    return manifest
-
-
-def _read_manifest(path: pathlib.Path) -> dict:
-    manifest = read_json(path)
-    check_manifest(manifest, path)
     return manifest
 
 
@@ -89,7 +83,7 @@ def _signature(request: dict) -> dict | None:
 
 
 def _prepared_of_missing(data: ConfigDict, request: dict) -> dict:
-    found = [_read_manifest(path) for path in _root(data).glob('*/manifest.json')]
+    found = [read_manifest(path) for path in _root(data).glob('*/manifest.json')]
     found = [manifest for manifest in found if manifest['format'] == FORMAT and manifest['request'] == request]
     if not found:
         raise InputError(f'{data.path}: no such file or folder, and nothing prepared from it in {_root(data)}')
@@ -109,14 +103,15 @@ def _write(data: ConfigDict, request: dict, signature: dict, key: str) -> None:
         content = _source_record(request, signature)
         if _signature(request) != signature:
             raise InputError(f'{data.path}: changed while it was read: prepare it again when it is whole')
-        if shutil.disk_usage(root).free < _need(source):
-            raise _full(root, source)
+        need, free = sum(map(len, source.splits.values())) * RECORD_BYTES + (1 << 20), shutil.disk_usage(root).free
+        if free < need:
+            found = f'{source.name} needs {need / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free'
+            raise InputError(f'{root}: disk full: {found}: make room or set data.prepared to another disk')
         try:
             folder = _write_shards(source, temporary)
-        except (OSError, RuntimeError) as error:  # the shards' writer is C++ and raises the latter, with the system's words in it
-            if os.strerror(errno.ENOSPC) in str(error):
-                raise _full(root, source) from None
-            raise InputError(f'{root}: cannot be written: {" ".join(str(error).split())}') from None
+        except RuntimeError as error:  # of the shards' writer, which is C++, with the system's words in it
+            code = errno.ENOSPC if os.strerror(errno.ENOSPC) in str(error) else errno.EIO
+            raise OSError(code, ' '.join(str(error).split()), str(root)) from None
         near = closeness(source.splits) if request['path'] else None  # drawn faces are all alike
         if near is not None:
             np.savez(folder / CLOSENESS, **near)
@@ -164,17 +159,6 @@ def _write_shards(source: Source, temporary: pathlib.Path) -> pathlib.Path:
         builder = BUILDERS[source.name](source=source, data_dir=temporary)
         builder.download_and_prepare()
     return pathlib.Path(builder.data_path)
-
-
-def _need(source: Source) -> int:
-    """Bytes that the prepared set takes, a little more than less."""
-    return sum(map(len, source.splits.values())) * RECORD_BYTES + (1 << 20)
-
-
-def _full(root: pathlib.Path, source: Source) -> InputError:
-    free = shutil.disk_usage(root).free
-    need = f'{source.name} needs {_need(source) / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free'
-    return InputError(f'{root}: disk full: {need}: make room or set data.prepared to another disk')
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from fer_jax.core.errors import InputError, printable
 
@@ -30,9 +31,9 @@ UNPACKERS = ((b'\x1f\x8b', gzip.open), (b'\xfd7zXZ\0', lzma.open), (b'BZh', bz2.
 EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 CORRUPT = (
     EOFError,
+    OSError,
     OverflowError,
     ValueError,  # of numbers in tar's extended headers
-    gzip.BadGzipFile,
     lzma.LZMAError,
     struct.error,
     tarfile.TarError,
@@ -97,26 +98,17 @@ def _corrupt(where: str) -> Iterator[None]:
     except InputError:
         raise
     except CORRUPT as error:
-        raise InputError(f'{where}: truncated or damaged archive ({error or type(error).__name__}): fetch it again') from None
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # zipfile seeks to where a damaged directory tells it, even before the start
+        # Of OSErrors, decoders' own have no number, and zipfile seeks to where a damaged directory tells it, even before the start.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        raise InputError(f'{where}: truncated or damaged archive: fetch it again') from None
+        raise InputError(f'{where}: truncated or damaged archive ({str(error) or type(error).__name__}): fetch it again') from None
     except (NotImplementedError, RuntimeError) as error:  # zipfile's words for an unknown compression and for encryption
         raise InputError(f'{where}: cannot be unpacked ({error})') from None
 
 
-def _existing(path: str | os.PathLike) -> pathlib.Path:
-    path = pathlib.Path(path)
-    if not path.exists():
-        raise InputError(f'{path}: no such file or folder')
-    if not path.is_dir() and not path.is_file():
-        raise InputError(f'{path}: neither a file nor a folder')
-    return path
-
-
-def _bounded(stream: io.BufferedIOBase, where: str, budget: list[int]) -> io.BufferedIOBase:
-    return io.BufferedReader(_Bounded(stream, where, budget), 1 << 20)
+def _bounded(unpack: Callable[[], io.BufferedIOBase], where: str, budget: list[int]) -> io.BufferedIOBase:
+    with _corrupt(where):
+        return io.BufferedReader(_Bounded(unpack(), where, budget), 1 << 20)
 
 
 def _budget(path: pathlib.Path) -> list[int]:
@@ -133,8 +125,8 @@ def _unpacked(path: pathlib.Path) -> Iterator[io.BufferedIOBase]:
         if unpack is None:
             yield io.BufferedReader(file, 1 << 20)
         else:
-            with unpack(file) as stream:
-                yield _bounded(stream, str(path), _budget(path))
+            with _bounded(partial(unpack, file), str(path), _budget(path)) as stream:
+                yield stream
 
 
 def kind(path: str | os.PathLike) -> str:
@@ -143,9 +135,11 @@ def kind(path: str | os.PathLike) -> str:
     Raises:
       InputError: there is no such file or folder, or the compressed stream is damaged at its start.
     """
-    path = _existing(path)
+    path = pathlib.Path(path)
     if path.is_dir():
         return 'folder'
+    if not path.is_file():
+        raise InputError(f'{path}: {"neither a file nor a folder" if path.exists() else "no such file or folder"}')
     with open(path, 'rb') as file:
         if file.read(4) in (b'PK\3\4', b'PK\5\6'):
             return 'zip'
@@ -206,7 +200,7 @@ def _folder_entries(path: pathlib.Path) -> Iterator[Member]:
             yield Member(inside, folder, None)
         for name in sorted(files):
             file = os.path.join(folder, name)
-            yield Member(prefix + name, printable(file), lambda file=file: _open_regular(file))
+            yield Member(prefix + name, printable(file), partial(_open_regular, file))
 
 
 def _raise(error: OSError) -> None:
@@ -214,11 +208,7 @@ def _raise(error: OSError) -> None:
 
 
 def _open_regular(path: str) -> io.BufferedIOBase:
-    try:
-        regular = stat.S_ISREG(os.stat(path).st_mode)
-    except FileNotFoundError:
-        regular = False
-    if not regular:  # opening a pipe would wait for ever
+    if not pathlib.Path(path).is_file():  # opening a pipe would wait for ever
         raise InputError(f'{printable(path)}: not a regular file')
     return open(path, 'rb')
 
@@ -236,8 +226,7 @@ def _inside(name: str, where: str) -> str:
 def _zip_entries(path: pathlib.Path) -> Iterator[Member]:
     budget = _budget(path)
     with _corrupt(str(path)), zipfile.ZipFile(path) as archive:
-        infos = archive.infolist()
-        for info in infos:
+        for info in archive.infolist():
             where = f'{path}: {printable(info.filename)}'
             name = _inside(info.filename, where)
             if stat.S_ISLNK(info.external_attr >> 16):
@@ -245,12 +234,7 @@ def _zip_entries(path: pathlib.Path) -> Iterator[Member]:
             if info.is_dir():
                 yield Member(name, where, None)
             else:
-                yield Member(name, where, lambda info=info, where=where: _open_zipped(archive, info, where, budget))
-
-
-def _open_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str, budget: list[int]) -> io.BufferedIOBase:
-    with _corrupt(where):
-        return _bounded(archive.open(info), where, budget)
+                yield Member(name, where, partial(_bounded, partial(archive.open, info), where, budget))
 
 
 class _BoundedTarInfo(tarfile.TarInfo):
@@ -279,7 +263,7 @@ def _tar_entries(path: pathlib.Path) -> Iterator[Member]:
             if info.isdir():
                 yield Member(name, where, None)
             elif info.isreg():
-                yield Member(name, where, lambda info=info, where=where: _bounded(archive.extractfile(info), where, budget))
+                yield Member(name, where, partial(_bounded, partial(archive.extractfile, info), where, budget))
             else:
                 raise InputError(f'{where}: a link or a device: refused')
     with open(path, 'rb') as file:

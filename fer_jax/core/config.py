@@ -1,8 +1,10 @@
 """A run's configuration from a file and from text, and the checks on it."""
 
+import contextlib
 import importlib.util
 import pathlib
 import re
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -43,13 +45,9 @@ def load_variants(reference: str, overrides: dict[str, str]) -> dict[str, Config
     """
     name, _, arguments = reference.partition(':')
     module = load_module(name)
-    try:
+    with one_line_errors(name):
         found = list(module.get_configs()) if hasattr(module, 'get_configs') else [module.get_config()]
         names = [config.name for config in found]
-    except InputError:
-        raise
-    except Exception as error:  # whatever the user's file does wrong
-        raise InputError(f'--config {name}: {type(error).__name__}: {error}') from None
     if len(set(names)) < len(names) or not names:
         raise InputError(f'--config {name}: get_configs() must give configurations, each with a name of its own, not {names}')
     for config in found:
@@ -90,13 +88,20 @@ def load_module(name: str) -> ModuleType:
     if spec is None:
         raise InputError(f'--config {name}: not a Python file')
     module = importlib.util.module_from_spec(spec)
-    try:
+    with one_line_errors(name):
         spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def one_line_errors(name: str) -> Iterator[None]:
+    """Whatever a configuration's file does wrong, as an InputError."""
+    try:
+        yield
     except InputError:
         raise
-    except Exception as error:  # whatever the user's file does wrong
+    except Exception as error:
         raise InputError(f'--config {name}: {type(error).__name__}: {error}') from None
-    return module
 
 
 def apply_arguments(config: ConfigDict, arguments: str) -> None:
@@ -132,17 +137,17 @@ def set_field(config: ConfigDict, field: str, text: str) -> None:
     known = fields(config)
     if field not in known:
         raise unknown('config field', field, known)
-    may_be_none = isinstance(known[field], FieldReference)
-    kind = known[field].get_type() if may_be_none else type(known[field])
-    group, _, name = field.rpartition('.')
-    owner = config[group] if group else config
-    if may_be_none and text.lower() in ('none', ''):
-        owner[name] = None
-        return
+    kind, may_be_none = kind_of(known[field])
     try:
-        owner[name] = parse_value(kind, text)
+        value = None if may_be_none and text.lower() in ('none', '') else parse_value(kind, text)
     except ValueError:
         raise InputError(f'config field {field}={text!r}: not {KINDS[kind]}{" or none" if may_be_none else ""}') from None
+    config.update_from_flattened_dict({field: value})
+
+
+def kind_of(field: Any) -> tuple[type, bool]:
+    """The type of a field as of `fields`, and whether it may be None."""
+    return (field.get_type(), True) if isinstance(field, FieldReference) else (type(field), False)
 
 
 def parse_value(kind: type, text: str) -> Any:
@@ -238,27 +243,22 @@ def from_record(record: Any, where: str) -> ConfigDict:
     """
     if not isinstance(record, dict):
         raise InputError(f'{where}: no configuration, which would be an object of fields')
-    config = default_config()
+    config, flat = default_config(), {}
     known = fields(config)
-
-    def take(owner: ConfigDict, part: dict, prefix: str) -> None:
-        for key, value in part.items():
-            field = prefix + key
-            if isinstance(value, dict) and isinstance(owner.get(key), ConfigDict):
-                take(owner[key], value, f'{field}.')
-                continue
-            if field not in known:
-                raise InputError(f'{where}: {unknown("config field", field, known)}')
-            kind = known[field].get_type() if isinstance(known[field], FieldReference) else type(known[field])
-            if field == 'data.dedup' and isinstance(value, bool):  # until there were near-duplicates, it was yes or no
-                value = 'exact' if value else 'none'
-            value = tuple(value) if isinstance(value, list) else value
-            value = float(value) if kind is float and type(value) is int and abs(value) < 1 << 1000 else value
-            whole = kind is not tuple or isinstance(value, tuple) and all(type(each) is int for each in value)
-            if (type(value) is not kind or not whole) and not (value is None and isinstance(known[field], FieldReference)):
-                raise InputError(f'{where}: config field {field}={value!r} is not {KINDS[kind]}')
-            owner[key] = value
-
-    take(config, record, '')
+    for key, value in record.items():
+        group = isinstance(value, dict) and isinstance(config.get(key), ConfigDict)
+        flat |= {f'{key}.{name}': leaf for name, leaf in value.items()} if group else {key: value}
+    for field, value in flat.items():
+        if field not in known:
+            raise InputError(f'{where}: {unknown("config field", field, known)}')
+        kind, may_be_none = kind_of(known[field])
+        if field == 'data.dedup' and isinstance(value, bool):  # until there were near-duplicates, it was yes or no
+            value = 'exact' if value else 'none'
+        value = tuple(value) if isinstance(value, list) else value
+        value = float(value) if kind is float and type(value) is int and abs(value) < 1 << 1000 else value
+        whole = kind is not tuple or isinstance(value, tuple) and all(type(each) is int for each in value)
+        if (type(value) is not kind or not whole) and not (value is None and may_be_none):
+            raise InputError(f'{where}: config field {field}={value!r} is not {KINDS[kind]}')
+        config.update_from_flattened_dict({field: value})
     check_config(config)
     return config

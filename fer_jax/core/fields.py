@@ -3,7 +3,7 @@
 from typing import Any
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference
 
 SHIPPED = 'fer2013-1.9m'  # the weights that come with the package, taken where none are named
 # Fields that hold one of a few words.
@@ -103,11 +103,9 @@ MOVABLE = (
 )
 
 
-def optional(kind: type, value: Any = None) -> Any:
+def optional(kind: type, value: Any = None) -> FieldReference:
     """A field that holds a `kind` or None, set to `value`."""
-    field = placeholder(kind)
-    field.set(value)
-    return field
+    return FieldReference(value, field_type=kind)
 
 
 def default_config() -> ConfigDict:

@@ -51,7 +51,11 @@ def open_atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.errno and not error.filename:  # a full disk does not say whose write it ended
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
-    _sync_folder(path.parent)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # makes the rename survive a power cut
+    finally:
+        os.close(folder)
 
 
 def clear_temporaries(folder: pathlib.Path) -> None:
@@ -59,15 +63,6 @@ def clear_temporaries(folder: pathlib.Path) -> None:
     for path in folder.rglob('.*.tmp'):
         if TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
-    """Makes a rename in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

@@ -162,11 +162,9 @@ def listing(path: str | os.PathLike) -> Listing:
     """The names of what is in a folder, zip or tar; reads a compressed tar to its end. Errors as of `members`."""
     entries = list(_entries(path))
     files = sorted(entry.name for entry in entries if entry.open is not None)
-    folders = {name.rpartition('/')[0] for name in files} | {entry.name for entry in entries if entry.open is None}
-    for folder in list(folders):
-        while folder := folder.rpartition('/')[0]:
-            folders.add(folder)
-    return Listing(tuple(files), tuple(sorted(folders - {''})))
+    folders = {str(parent) for entry in entries for parent in pathlib.PurePosixPath(entry.name).parents}
+    folders |= {entry.name for entry in entries if entry.open is None}
+    return Listing(tuple(files), tuple(sorted(folders - {'', '.'})))
 
 
 def _entries(path: str | os.PathLike) -> Iterator[Member]:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -193,30 +194,26 @@ def read_layout(names: Listing, where: str) -> Layout:
 def _prefix(names: Listing) -> str:
     """The folders that hold all images and are neither a split nor a class: 'fer2013/archive/', or ''."""
     parts = [name.split('/') for name in names.files if is_image_name(name)]
-    depth = 0
     known = {name for folders in SPLIT_FOLDERS.values() for name in folders}
-    while parts and all(len(each) > depth + 2 for each in parts):
-        tops = {each[depth] for each in parts}
-        if len(tops) > 1 or tops.pop().lower() in known:
-            break
-        depth += 1
-    return '/'.join(parts[0][:depth]) + '/' if depth else ''
+    common = os.path.commonprefix([each[:-2] for each in parts])
+    return ''.join(f'{part}/' for part in itertools.takewhile(lambda part: part.lower() not in known, common))
 
 
 def _split_titles(tops: list[str], where: str) -> dict[str, str]:
     """canonical split → folder, if the top folders are splits; {} if they are classes."""
-    found = [(split, top) for split, folders in SPLIT_FOLDERS.items() for top in tops if top.lower() in folders]
-    titles = dict(found)
-    if found and len(found) != len(tops):
-        others = ', '.join(printable(top) for top in tops if top not in titles.values())
-        raise InputError(f'{where}: folders of splits beside others ({others}): expected only train, validation and test')
-    if len(titles) != len(found):
-        split = next(split for split in titles if sum(each == split for each, _ in found) > 1)
-        folders = ', '.join(top for each, top in found if each == split)
-        raise InputError(f'{where}: several folders for the {split} split: {folders}')
-    if titles and 'train' not in titles:
-        raise InputError(f'{where}: no train folder beside {", ".join(titles.values())}')
-    return titles
+    found = {split: [top for top in tops if top.lower() in folders] for split, folders in SPLIT_FOLDERS.items()}
+    others = [top for top in tops if not any(top in own for own in found.values())]
+    if others == tops:
+        return {}
+    if others:
+        shown = ', '.join(map(printable, others))
+        raise InputError(f'{where}: folders of splits beside others ({shown}): expected only train, validation and test')
+    for split, own in found.items():
+        if len(own) > 1:
+            raise InputError(f'{where}: several folders for the {split} split: {", ".join(own)}')
+    if not found['train']:
+        raise InputError(f'{where}: no train folder beside {", ".join(tops)}')
+    return {split: own[0] for split, own in found.items() if own}
 
 
 def class_position(folder: str, classes: Sequence[str], synonyms: Mapping[str, str], path: str | os.PathLike) -> int:

@@ -4,7 +4,6 @@ import dataclasses
 import os
 
 import numpy as np
-from jaxtyping import Bool
 from ml_collections import ConfigDict
 
 from fer_jax.core.errors import InputError
@@ -13,8 +12,8 @@ from fer_jax.data import ferplus
 from fer_jax.data.manifest import content_sha256, identities
 from fer_jax.data.near_duplicates import LEAST, parts, read_closeness
 from fer_jax.data.prepare import prepare, prepared_folder
-from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Dataset, Faces
-from fer_jax.data.shards import note_checked, open_split, read_split
+from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Dataset
+from fer_jax.data.shards import note_checked, open_split
 
 VOTED = ('ferplus', 'fer2013')  # the data sets that FER+ has votes for
 RESIDENT_SHARE = 0.25  # of a device's memory that the training images may take; the rest is for what a step holds
@@ -41,10 +40,11 @@ def load(data: ConfigDict, device_memory: int | None = None) -> Dataset:
     streamed = pipeline(data.pipeline, manifest['splits']['train']['count'], device_memory) == 'stream'
     if streamed and data.dedup != 'none':
         raise InputError('data.dedup compares whole images, which data.pipeline=stream does not hold: set data.pipeline=resident')
-    splits, checked = {split: read_split(folder, split) for split in SPLITS[streamed:]}, False
-    if streamed:
-        train, checked = open_split(folder, 'train')
-        splits = {'train': train, **splits}
+    opened = {split: open_split(folder, split) for split in SPLITS}
+    splits = {split: faces for split, (faces, _) in opened.items()}
+    for split in SPLITS[streamed:]:
+        splits[split] = dataclasses.replace(splits[split], images=splits[split].images[:])
+    checked = streamed and opened['train'][1]
     counts = {split: manifest['splits'][split]['count'] for split in SPLITS}
     fitting = {split: len(faces) for split, faces in splits.items()} == counts
     if not (fitting and (checked or content_sha256(splits) == manifest['content_sha256'])):
@@ -66,7 +66,8 @@ def load(data: ConfigDict, device_memory: int | None = None) -> Dataset:
             splits[split] = dataclasses.replace(splits[split], votes=votes, subsets=subsets or None)
         manifest['votes'] = {'path': data.votes, 'sha256': sha256_file(data.votes)}
     if data.dedup != 'none':
-        clean = _unique(splits)
+        number = identities(splits)
+        clean = ~np.isin(number['train'], np.concatenate([number['validation'], number['test']]))
         if data.dedup == 'near':
             if near is None:
                 raise InputError(f'data.dedup=near: near-duplicates were not looked for in {data.dataset}: choose none or exact')
@@ -85,9 +86,3 @@ def pipeline(chosen: str, images: int, device_memory: int | None) -> str:
     if chosen != 'auto':
         return chosen
     return 'resident' if device_memory is None or images * IMAGE_SIDE**2 <= RESIDENT_SHARE * device_memory else 'stream'
-
-
-def _unique(splits: dict[str, Faces]) -> Bool[np.ndarray, 'n']:
-    """Which images of train stand neither in validation nor in test."""
-    number = identities(splits)
-    return ~np.isin(number['train'], np.concatenate([number['validation'], number['test']]))

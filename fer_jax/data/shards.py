@@ -85,16 +85,6 @@ class ShardImages:
             raise InputError(f'{self.folder}: damaged ({said}): delete the folder and prepare again') from None
 
 
-def read_split(folder: pathlib.Path, split: str) -> Faces:
-    """A split in memory.
-
-    Raises:
-      InputError: the shards are damaged.
-    """
-    images = ShardImages(folder, split)
-    return Faces(images[:], **images.columns())
-
-
 def open_split(folder: pathlib.Path, split: str) -> tuple[Faces, bool]:
     """A split whose images stay in the shards, and whether these were checked before and have not changed since.
 

@@ -29,15 +29,13 @@ def closeness(splits: Mapping[str, Faces]) -> dict[str, Float32[np.ndarray, 'n']
     nearest = np.full(len(train), -1, np.float32)
     found = {'train': nearest}
     for split, faces in zip(SPLITS[1:], others, strict=True):
-        own = np.empty(len(faces), np.float32)
+        own = found[split] = np.full(len(faces), -1, np.float32)
         for start in range(0, len(faces), BLOCK):
             images = faces.images[start : start + BLOCK]
             for views in (images, images[:, :, ::-1]):
                 products = standardised(views) @ known.T
-                part = own[start : start + BLOCK]
-                part[:] = np.maximum(part, products.max(1)) if views is not images else products.max(1)
+                own[start : start + BLOCK] = np.maximum(own[start : start + BLOCK], products.max(1))
                 np.maximum(nearest, products.max(0), out=nearest)
-        found[split] = own
     return found
 
 

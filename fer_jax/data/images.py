@@ -130,27 +130,24 @@ def read_images(path: str | os.PathLike, files: Mapping[str, tuple[str, int]], s
     Raises:
       InputError: some are no images and `skip_bad` is false (they are counted and the first are named); or as of `members`.
     """
-    position = {name: i for i, name in enumerate(sorted(files))}
-    images = np.zeros((len(position), IMAGE_SIDE, IMAGE_SIDE), np.uint8)
-    good = np.zeros(len(position), bool)
-    bad = {}
-    with contextlib.closing(members(path)) as found:
-        for member in found:
-            if member.name in position:
+    found, bad = {}, {}
+    with contextlib.closing(members(path)) as entries:
+        for member in entries:
+            if member.name in files:
                 with member.open() as stream:  # what is wrong with the archive itself is no bad image, and always refused
                     content = stream.read(MAX_FILE + 1)
                 try:
-                    images[position[member.name]] = decode_face(content)
-                    good[position[member.name]] = True
+                    found[member.name] = decode_face(content)
                 except InputError as error:
-                    bad[printable(member.name)] = printable(str(error))
+                    bad[printable(member.name)] = str(error)
     skipped = tuple(f'{name}: {why}' for name, why in sorted(bad.items()))
     if skipped and not skip_bad:
         shown = '; '.join(skipped[:NAMED]) + (f'; and {len(skipped) - NAMED:,} more' if len(skipped) > NAMED else '')
-        raise InputError(f'{path}: {len(skipped):,} of {len(position):,} files are no images (--skip-bad leaves them out): {shown}')
-    kept = tuple(name for name, is_good in zip(position, good, strict=True) if is_good)
-    labels = np.array([files[name][1] for name in kept], np.int32)
-    return Images(kept, Faces(images[good], labels), np.array([files[name][0] for name in kept], str), skipped)
+        raise InputError(f'{path}: {len(skipped):,} of {len(files):,} files are no images (--skip-bad leaves them out): {shown}')
+    names = tuple(sorted(found))
+    images = np.array([found[name] for name in names], np.uint8).reshape(-1, IMAGE_SIDE, IMAGE_SIDE)
+    labels = np.array([files[name][1] for name in names], np.int32)
+    return Images(names, Faces(images, labels), np.array([files[name][0] for name in names], str), skipped)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,6 @@ import secrets
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -38,7 +37,7 @@ def prepare(data: ConfigDict) -> dict:
     Raises:
       InputError: the source is missing or wrong, or the target cannot be written; nothing half-prepared is left.
     """
-    with _plain_errors(data):
+    try:
         request = request_of(data)
         signature = _signature(request)
         if signature is None:
@@ -48,6 +47,11 @@ def prepare(data: ConfigDict) -> dict:
             if not (_root(data) / key / 'manifest.json').exists():
                 _write(data, request, signature, key)
             manifest = read_manifest(_root(data) / key / 'manifest.json')
+    except OSError as error:  # the system's refusals, such as a full disk or no permission
+        where = error.filename or data.prepared
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(f'{where}: disk full while preparing {data.dataset}: free some space or set data.prepared') from None
+        raise InputError(f'{where}: cannot be read or written: {error.strerror or error}') from None
     for warning in manifest['warnings']:
         warnings.warn(warning, DataWarning, stacklevel=2)
     return manifest
@@ -95,7 +99,10 @@ def _write(data: ConfigDict, request: dict, signature: dict, key: str) -> None:
     root = _root(data)
     # Made before the source is read, which may take minutes: a folder that cannot be written is told at once.
     root.mkdir(parents=True, exist_ok=True)
-    _sweep(root)
+    for leftover in root.glob('.preparing-*'):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - leftover.stat().st_mtime > STALE:
+                shutil.rmtree(leftover, ignore_errors=True)
     temporary = root / f'.preparing-{key}-{secrets.token_hex(4)}'
     temporary.mkdir()
     try:
@@ -129,13 +136,6 @@ def _write(data: ConfigDict, request: dict, signature: dict, key: str) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _sweep(root: pathlib.Path) -> None:
-    for folder in root.glob('.preparing-*'):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - folder.stat().st_mtime > STALE:
-                shutil.rmtree(folder, ignore_errors=True)
-
-
 def _source_record(request: dict, signature: dict) -> dict:
     """The signature with the sha256 of a file, or of a folder's names and files in order."""
     if request['path'] is None:
@@ -159,16 +159,3 @@ def _write_shards(source: Source, temporary: pathlib.Path) -> pathlib.Path:
         builder = BUILDERS[source.name](source=source, data_dir=temporary)
         builder.download_and_prepare()
     return pathlib.Path(builder.data_path)
-
-
-@contextlib.contextmanager
-def _plain_errors(data: ConfigDict) -> Iterator[None]:
-    """The operating system's refusals (a full disk, no permission) as one line that names the file."""
-    try:
-        yield
-    except OSError as error:
-        where = error.filename or data.prepared
-        reason = error.strerror or str(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(f'{where}: disk full while preparing {data.dataset}: free some space or set data.prepared') from None
-        raise InputError(f'{where}: cannot be read or written: {reason}') from None

@@ -141,18 +141,16 @@ def agreed(action: Callable[[], Outcome]) -> Outcome:
     Raises:
       InputError: of the first process that raised it, which is named where it is not the lead.
     """
-    outcome, failure = None, None
+    if jax.process_count() == 1:
+        return action()
+    outcome, failure = None, ''
     try:
         outcome = action()
     except InputError as error:
         if error.everywhere:  # told to all by an `agreed` inside this one
             raise
-        failure = error
-    if jax.process_count() == 1:
-        if failure:
-            raise failure
-        return outcome
-    told = str(failure or '').encode()[:MESSAGE_BYTES].ljust(MESSAGE_BYTES, b'\0')
+        failure = str(error)
+    told = failure.encode()[:MESSAGE_BYTES].ljust(MESSAGE_BYTES, b'\0')
     told = multihost_utils.process_allgather(np.frombuffer(told, np.uint8)).reshape(-1, MESSAGE_BYTES)
     for process, message in enumerate(told):
         if message.any():

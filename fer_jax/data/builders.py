@@ -24,7 +24,6 @@ class LocalInfo(tfds.core.DatasetInfo):
 
     def initialize_from_bucket(self) -> None:
         """Looks for nothing."""
-        pass
 
 
 class FacesBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):

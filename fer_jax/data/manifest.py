@@ -145,6 +145,7 @@ def describe(manifest: dict) -> str:
     across = [(name.split(' in '), count) for name, count in duplicates['across'].items()]
     subjects = [splits[split]['subjects'] for split in SPLITS]
     near = manifest['near_duplicates']
+    like = near and ' and '.join(f'{near[split]:,} of {title[split]}' for split in SPLITS[1:]) + f' are like one of {title["train"]}'
     lines = [
         f'{manifest["dataset"]}: {sum(counts["all"]):,} images, {len(manifest["class_names"])} classes',
         *table,
@@ -153,17 +154,10 @@ def describe(manifest: dict) -> str:
         f' {duplicates["groups_with_conflicting_labels"]:,} groups with conflicting labels',
         *manifest['notes'],
         *(f'  {count:,} of {title[later]} also in {title[earlier]}' for (later, earlier), count in across if count),
-        *([] if near is None else [f'near-duplicates, r > {LEAST:g}: {near_text(near, title)}']),
+        *([f'near-duplicates, r > {LEAST:g}: {like}, {near["train"]:,} of that like one of these'] if near else []),
         f'source {manifest["request"]["path"] or manifest["dataset"]}: sha256 {manifest["source"]["sha256"]}',
         f'content sha256 {manifest["content_sha256"]}',
         *(f'left out: {each}' for each in manifest['skipped']),
         *(f'warning: {each}' for each in manifest['warnings']),
     ]
     return '\n'.join(lines)
-
-
-def near_text(near: dict[str, int], title: dict[str, str]) -> str:
-    """How many images of each split are like one on the other side."""
-    train, *tests = SPLITS
-    found = ' and '.join(f'{near[split]:,} of {title[split]}' for split in tests)
-    return f'{found} are like one of {title[train]}, {near[train]:,} of that like one of these'

@@ -35,26 +35,16 @@ def read(path: str | os.PathLike, skip_bad: bool = False) -> Source:
     Raises:
       InputError: the file, row, image, label or class that is wrong, by name.
     """
-    if kind(path) == 'file':
-        return _read_csv(path)
-    names = listing(path)
-    if any(name.endswith('_emotion.txt') for name in names.files):
+    names = None if kind(path) == 'file' else listing(path)
+    if names and any(name.endswith('_emotion.txt') for name in names.files):
         return _read_original(path, names, skip_bad)
-    if any(is_image_name(name) for name in names.files):
-        return _read_folders(path, names, skip_bad)
-    return _read_csv(path)
-
-
-def _read_csv(path: str | os.PathLike) -> Source:
+    if names and any(is_image_name(name) for name in names.files):
+        layout = read_layout(names, str(path))
+        files = {name: (split, class_position(folder, CLASSES, SYNONYMS, path)) for name, (split, folder) in layout.files.items()}
+        return _source(path, files, dict(layout.titles) or {'train': 'CK+'}, skip_bad)
     splits = read_table(path, CSV_CLASSES)
     titles = {'train': 'CK+'} if len(splits) == 1 else {split: usage for usage, split in USAGES.items()}
     return Source('ckplus', CSV_CLASSES, splits, titles)
-
-
-def _read_folders(path: str | os.PathLike, names: Listing, skip_bad: bool) -> Source:
-    layout = read_layout(names, str(path))
-    files = {name: (split, class_position(folder, CLASSES, SYNONYMS, path)) for name, (split, folder) in layout.files.items()}
-    return _source(path, files, dict(layout.titles) or {'train': 'CK+'}, skip_bad)
 
 
 def _read_original(path: str | os.PathLike, names: Listing, skip_bad: bool) -> Source:

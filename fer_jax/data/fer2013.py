@@ -2,9 +2,9 @@
 
 import os
 
-from fer_jax.data.archive import Listing, kind, listing
+from fer_jax.data.archive import kind, listing
 from fer_jax.data.images import class_position, is_image_name, read_images, read_layout
-from fer_jax.data.schema import Faces, Source, unofficial
+from fer_jax.data.schema import Source, unofficial
 from fer_jax.data.table import USAGES, read_table
 
 CLASSES = ('angry', 'disgust', 'fear', 'happy', 'sad', 'surprise', 'neutral')
@@ -28,25 +28,15 @@ def read(path: str | os.PathLike, skip_bad: bool = False) -> Source:
     Raises:
       InputError: the file, row, image, label, class or Usage that is wrong, by name.
     """
-    form = kind(path)
-    names = None if form == 'file' else listing(path)
-    if names is not None and any(is_image_name(name) for name in names.files):
-        return _read_folder(path, names, skip_bad)
-    splits = read_table(path, CLASSES)
-    return _source(splits, {split: TITLES[split] for split in splits}, ())
-
-
-def _read_folder(path: str | os.PathLike, names: Listing, skip_bad: bool) -> Source:
-    layout = read_layout(names, str(path))
-    files = {name: (split, class_position(folder, CLASSES, SYNONYMS, path)) for name, (split, folder) in layout.files.items()}
-    read = read_images(path, files, skip_bad)
-    splits = {split: read.faces.take(read.splits == split) for split in layout.titles or ('train',)}
-    titles = {split: TITLES[split] for split in splits}
-    if set(splits) == {'train', 'test'} and 'private' not in layout.titles['test'].lower():
-        titles['test'] = BOTH_TESTS
-    return _source(splits, titles, read.skipped)
-
-
-def _source(splits: dict[str, Faces], titles: dict[str, str], skipped: tuple[str, ...]) -> Source:
+    names = None if kind(path) == 'file' else listing(path)
+    if names is None or not any(is_image_name(name) for name in names.files):
+        splits, skipped, both_tests = read_table(path, CLASSES), (), False
+    else:
+        layout = read_layout(names, str(path))
+        files = {name: (split, class_position(folder, CLASSES, SYNONYMS, path)) for name, (split, folder) in layout.files.items()}
+        found = read_images(path, files, skip_bad)
+        splits, skipped = {split: found.faces.take(found.splits == split) for split in layout.titles or ('train',)}, found.skipped
+        both_tests = set(splits) == {'train', 'test'} and 'private' not in layout.titles['test'].lower()
+    titles = {split: TITLES[split] for split in splits} | ({'test': BOTH_TESTS} if both_tests else {})
     told = (unofficial(f'FER2013 {titles[split]}', faces, CLASSES, OFFICIAL[titles[split]]) for split, faces in splits.items())
     return Source('fer2013', CLASSES, splits, titles, skipped, tuple(filter(None, told)))

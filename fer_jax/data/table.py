@@ -36,7 +36,11 @@ def read_table(path: str | os.PathLike, class_names: Sequence[str]) -> dict[str,
             if len(fields) != len(columns):
                 raise InputError(f'{place}: has {len(fields)} fields, the header {len(columns)}: cut off or not a row')
             row = dict(zip(columns, map(str.strip, fields), strict=True))
-            labels.append(_label(row['emotion'], class_names, place))
+            label = row['emotion']
+            if not (label.isdecimal() and len(label) < 4 and int(label) < len(class_names)):
+                known = ', '.join(f'{i} {name}' for i, name in enumerate(class_names))
+                raise InputError(f'{place}: unknown label (emotion) {ascii(label[:20])}: known are {known}')
+            labels.append(int(label))
             usage = row.get('usage', 'Training')
             if usage not in USAGES:
                 raise InputError(f'{place}: {unknown("Usage", usage[:40], USAGES)}')
@@ -87,13 +91,6 @@ def _header(table: Iterator[tuple[int, list[str]]], where: str) -> list[str]:
         shown = ascii(','.join(names)[:60])
         raise InputError(f'{where}, line 1: expected a header of emotion, pixels and (if known) Usage, found {shown}')
     return columns
-
-
-def _label(text: str, class_names: Sequence[str], where: str) -> int:
-    if not (text.isdecimal() and len(text) < 4 and int(text) < len(class_names)):
-        known = ', '.join(f'{i} {name}' for i, name in enumerate(class_names))
-        raise InputError(f'{where}: unknown label (emotion) {ascii(text[:20])}: known are {known}')
-    return int(text)
 
 
 def _pixels(text: str, where: str) -> bytes:

@@ -29,15 +29,12 @@ def tell_warnings(command: str) -> None:
         warnings.simplefilter('ignore')
     # `prepare` prints them with its manifest.
     warnings.simplefilter('ignore' if command == 'prepare' else 'always', DataWarning)
-    show = warnings.showwarning
+    elsewise = warnings.formatwarning
 
-    def tell(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if issubclass(category, DataWarning):
-            print(f'warning: {message}', file=sys.stderr)
-        else:
-            show(message, category, *where, **more)
+    def tell(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> str:
+        return f'warning: {message}\n' if issubclass(category, DataWarning) else elsewise(message, category, *where, **more)
 
-    warnings.showwarning = tell
+    warnings.formatwarning = tell
 
 
 def leave(code: int) -> NoReturn:

@@ -18,7 +18,7 @@ import wrapt
 
 
 @wrapt.when_imported('tensorflow_datasets')
-def register(tfds: ModuleType) -> None:
+def register_builders(tfds: ModuleType) -> None:
     """Imports the builders, which registers them, right after TFDS.
 
     To import TFDS here would be plainer, but takes a second or more, which a prediction or an export would wait for nothing.

@@ -107,7 +107,7 @@ def _write(data: ConfigDict, request: dict, signature: dict, key: str) -> None:
     temporary.mkdir()
     try:
         source = read_source(data)
-        content = _source_record(request, signature)
+        sha256 = signature['code'] if request['path'] is None else _source_sha256(pathlib.Path(request['path']))
         if _signature(request) != signature:
             raise InputError(f'{data.path}: changed while it was read: prepare it again when it is whole')
         need, free = sum(map(len, source.splits.values())) * RECORD_BYTES + (1 << 20), shutil.disk_usage(root).free
@@ -123,7 +123,7 @@ def _write(data: ConfigDict, request: dict, signature: dict, key: str) -> None:
         if near is not None:
             np.savez(folder / CLOSENESS, **near)
         manifest = manifest_of(source, near and counts(near))
-        write_json(folder / 'manifest.json', {'key': key, 'request': request, 'source': content, **manifest})
+        write_json(folder / 'manifest.json', {'key': key, 'request': request, 'source': {'sha256': sha256, **signature}, **manifest})
         for file in folder.iterdir():
             with open(file, 'rb') as stream:
                 os.fsync(stream.fileno())
@@ -136,17 +136,14 @@ def _write(data: ConfigDict, request: dict, signature: dict, key: str) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _source_record(request: dict, signature: dict) -> dict:
-    """The signature with the sha256 of a file, or of a folder's names and files in order."""
-    if request['path'] is None:
-        return {'sha256': signature['code'], **signature}
-    path = pathlib.Path(request['path'])
+def _source_sha256(path: pathlib.Path) -> str:
+    """The sha256 of a file, or of a folder's names and files in order."""
     if path.is_file():
-        return {'sha256': sha256_file(path), **signature}
+        return sha256_file(path)
     digest = hashlib.sha256()
     for name in listing(path).files:
         digest.update(json.dumps([name, sha256_file(path / name)]).encode())
-    return {'sha256': digest.hexdigest(), **signature}
+    return digest.hexdigest()
 
 
 def _write_shards(source: Source, temporary: pathlib.Path) -> pathlib.Path:

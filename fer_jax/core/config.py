@@ -246,7 +246,7 @@ def from_record(record: Any, where: str) -> ConfigDict:
     config, flat = default_config(), {}
     known = fields(config)
     for key, value in record.items():
-        group = isinstance(value, dict) and isinstance(config.get(key), ConfigDict)
+        group = isinstance(value, dict) and key in config and isinstance(config[key], ConfigDict)
         flat |= {f'{key}.{name}': leaf for name, leaf in value.items()} if group else {key: value}
     for field, value in flat.items():
         if field not in known:

@@ -51,7 +51,7 @@ class ShardImages:
 
     def columns(self) -> dict[str, np.ndarray]:
         """Labels, and subjects, sequences and rows where the records have them, of all images, in one pass over the shards."""
-        found: dict[str, list] = {}
+        found: dict[str, list] = {'labels': []}
         kinds = {'labels': np.int32, 'rows': np.int64}
         with self._plain_errors():
             for features in self._features(self._numbers):
@@ -59,6 +59,8 @@ class ShardImages:
                     if name in features:
                         values = features[name].int64_list.value or features[name].bytes_list.value
                         found.setdefault(field, []).append(values[0])
+            if any(len(values) != len(self) for values in found.values()):
+                raise ValueError('records of different fields')
             return {
                 field: np.array(values, kinds[field]) if field in kinds else np.array([value.decode() for value in values], str)
                 for field, values in found.items()

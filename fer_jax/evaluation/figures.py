@@ -245,7 +245,7 @@ def gates_png(gates: Float[np.ndarray, 'classes channels'], class_names: Sequenc
     apart = gates - gates.mean(0)
     order = np.lexsort((-apart.max(0), apart.argmax(0)))
     limit = max(float(np.abs(apart).max()), 1e-6)
-    figure = blank(10, 1.5 + 0.34 * len(gates), dpi=100)
+    figure = blank(10.0, 1.5 + 0.34 * len(gates), dpi=100)
     axes = figure.add_subplot()
     picture = axes.imshow(apart[:, order], cmap='RdBu_r', vmin=-limit, vmax=limit, aspect='auto', interpolation='nearest')
     axes.set_yticks(range(len(gates)), [shortened(name) for name in class_names], parse_math=False)

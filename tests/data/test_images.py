@@ -167,7 +167,7 @@ LAYOUTS = [
     (['train/a/1.png', 'train/b/1.png'], ['test'], 'empty split: test holds no image'),
     (['train/a/1.png', 'angry/1.png'], [], r'folders of splits beside others \(angry\)'),
     ([*THREE, 'validation/sad/a.png'], [], 'several folders for the validation split: val, validation'),
-    (['val/a/1.png', 'test/a/1.png'], [], 'no train folder beside val, test'),
+    (['val/a/1.png', 'test/a/1.png'], [], 'no train folder beside test, val'),
 ]
 
 

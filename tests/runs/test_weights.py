@@ -144,8 +144,8 @@ def with_a_surplus(header, body):
     return body + bytes(8)
 
 
-def of_half_precision(header, body):
-    header['params/head/bias']['dtype'] = 'F16'
+def of_whole_numbers(header, body):
+    header['params/head/bias']['dtype'] = 'I32'
     return body
 
 
@@ -203,7 +203,7 @@ def without_metadata(header, body):
         (lambda data: changed(data, metadata_with(class_names=['a', 'b'])), r'params/head/bias has shape \[7\], its network \[2\]'),
         (lambda data: changed(data, without_an_array), 'it lacks '),
         (lambda data: changed(data, with_a_surplus), "it holds the surplus 'params/extra'"),
-        (lambda data: changed(data, of_half_precision), 'params/head/bias is of type F16, not F32'),
+        (lambda data: changed(data, of_whole_numbers), 'params/head/bias is of type I32, not F32'),
         (lambda data: changed(data, of_another_shape), r'params/head/bias has shape \[1, 7\], its network \[7\]'),
         (lambda data: changed(data, with_overlap), 'damaged'),
         (lambda data: changed(data, not_a_number), 'params/head/bias holds values that are not finite'),

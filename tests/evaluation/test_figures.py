@@ -128,7 +128,7 @@ def test_reliability_has_a_bar_where_there_are_images():
 def test_faces_stand_row_by_row_under_their_captions():
     images = np.full((3, 48, 48), 60, np.uint8) * np.array([1, 2, 3], np.uint8)[:, None, None]
     figure = drawn(faces_png, images, ['a', '$b$', 'c'], 'mistakes', columns=2)
-    assert [axes.get_title() for axes in figure.axes] == ['a', '$b$', 'c', '']
+    assert [text.get_text() for text in figure.axes[0].texts] == ['a', '$b$', 'c', 'mistakes']
     picture = pixels(to_png(figure))
     places = [np.argwhere((np.abs(picture.astype(int) - grey) <= 1).all(-1)) for grey in (60, 120, 180)]
     (top, left), (top_2, right), (bottom, left_2) = (place.mean(0) for place in places)
@@ -140,13 +140,14 @@ def test_attention_maps_share_one_scale():
     images = np.zeros((2, 1, 40, 40), np.uint8)
     maps = np.stack([np.full((1, 4, 4), 0.2), np.full((1, 4, 4), 0.6)])
     figure = drawn(attention_png, images, maps, [['sad 9 %'], ['b']], np.stack([np.full((4, 4), 0.1), np.full((4, 4), 0.5)]), ['no', 'yes'])
-    first, first_mean, second, second_mean, bar = figure.axes
-    for axes, value in ((first, 0.2), (second, 0.6)):
-        face, shown = axes.images
+    axes, bar = figure.axes
+    first_face, first, first_mean, second_face, second, second_mean = axes.images
+    for face, shown, value in ((first_face, first, 0.2), (second_face, second, 0.6)):
         assert face.get_array().shape == (40, 40) and face.get_clim() == (0, 255)
         assert (shown.get_array() == value).all() and shown.get_clim() == (0.1, 0.6) and shown.get_extent() == face.get_extent()
-    assert [axes.images[0].get_array().max() for axes in (first_mean, second_mean)] == [0.1, 0.5]
-    assert (first.get_title(), first.get_ylabel(), second.get_ylabel(), bar.get_ylabel()) == ('sad 9 %', 'no', 'yes', 'weight of the place')
+    assert [mean.get_array().max() for mean in (first_mean, second_mean)] == [0.1, 0.5]
+    texts = [(text.get_text(), text.get_rotation()) for text in axes.texts]
+    assert texts == [('sad 9 %', 0), ('no', 90), ('b', 0), ('yes', 90), ('mean map', 0)] and bar.get_ylabel() == 'weight of the place'
 
 
 def test_gates_are_sorted_by_the_class_that_raises_them():

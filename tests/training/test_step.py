@@ -61,15 +61,19 @@ def mesh_of(devices):
     return jax.make_mesh((devices,), (DATA,), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
 
 
-@functools.cache
 def start(fields=()):
-    """The configuration, network, optimizer and first state, the latter on the host."""
+    """The configuration, network, optimizer and first state, the latter on the host: the same, however images are augmented."""
+    return config_of(**dict(fields)), *_start(tuple(field for field in fields if not field[0].startswith('augment')))
+
+
+@functools.cache
+def _start(fields):
     config = config_of(**dict(fields))
     axis = DATA if config.network.batch_norm == 'global' else None
     network = make_network(config.network, CLASSES, axis)
     optimizer = make_optimizer(config.optimizer, lambda step: RATE)
     state = reference.jit(lambda: create_state(network, optimizer, 3, config.optimizer.ema > 0))()
-    return config, network, optimizer, on_host(state)
+    return network, optimizer, on_host(state)
 
 
 @functools.cache

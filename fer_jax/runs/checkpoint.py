@@ -55,7 +55,9 @@ class Checkpoints:
           NotSaved: this save, or the one before it, failed.
         """
         self.wait()
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(sealed(state, record)))
+        # As NumPy's arrays: of JAX's Orbax would cut a part for each device to write, a call each, which takes longer than the writing.
+        held = jax.tree.map(np.array, jax.device_get(state))
+        items = ocp.args.Composite(state=ocp.args.StandardSave(held), record=ocp.args.JsonSave(sealed(held, record)))
         self.under_way[kind] = int(state.step)
         try:
             self.managers[kind].save(int(state.step), args=items)

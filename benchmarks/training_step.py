@@ -130,9 +130,12 @@ def make_parser(description: str, name: str, rounds: int) -> argparse.ArgumentPa
     return parser
 
 
-def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, dict[str, str]]:
-    """The options and the configuration's overrides; makes the folder `--out`. A quick trial has two rounds of a quarter of a second."""
-    rest, overrides = split_overrides(sys.argv[1:])
+def parse(parser: argparse.ArgumentParser, arguments: list[str] | None = None) -> tuple[argparse.Namespace, dict[str, str]]:
+    """The options and the configuration's overrides, of the command line unless `arguments` are given; makes the folder `--out`.
+
+    A quick trial has two rounds of a quarter of a second.
+    """
+    rest, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(rest)
     options.out.mkdir(parents=True, exist_ok=True)
     if options.quick:

@@ -80,10 +80,10 @@ def compile_pod(arguments: list[str]) -> None:
         write_json(options.out / pod.record_name(found), {'command': ' '.join(['python launch/compile_pod.py', *arguments]), **found})
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 2 the input is wrong (one line says what)."""
     try:
-        compile_pod(sys.argv[1:])
+        compile_pod(arguments)
     except (InputError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
@@ -91,4 +91,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -84,11 +84,11 @@ def start(processes: int, training: list[str]) -> list[subprocess.Popen]:
     ]
 
 
-def attend(processes: list[subprocess.Popen], signals: list[int]) -> list[int]:
+def attend(processes: list[subprocess.Popen], signals: list[int], patience: float = PATIENCE_SECONDS) -> list[int]:
     """Waits for all of them, and returns their exit codes, in which -N stands for signal N.
 
     The first of `signals` is passed on to one process, the second kills all. They are killed too when they do not end by
-    themselves after one of them has.
+    themselves within `patience` seconds after one of them has.
     """
     passed, deadline = 0, float('inf')
     while running := [process for process in processes if process.poll() is None]:
@@ -101,7 +101,7 @@ def attend(processes: list[subprocess.Popen], signals: list[int]) -> list[int]:
         ended = [process.returncode for process in processes if process.returncode not in (None, DONE, STOPPED)]
         if ended and deadline == float('inf'):
             # One that dies of what was passed on had not joined the others yet: they would wait for it in vain.
-            deadline = time.monotonic() + (0 if passed and -signal.SIGTERM in ended else PATIENCE_SECONDS)
+            deadline = time.monotonic() + (0 if passed and -signal.SIGTERM in ended else patience)
         if time.monotonic() >= deadline:
             for process in running:
                 process.kill()

@@ -13,7 +13,7 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(ROOT / '.pytest_cache' / 
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH'))))
 os.environ['MPLBACKEND'] = 'agg'
-# The programs that tests start are many: what the first of them has compiled of the sources serves the others, whatever the caller's own choice.
+# The programs that tests start are many: what the first of them has compiled of the sources serves the others.
 os.environ['PYTHONPYCACHEPREFIX'] = str(ROOT / '.pytest_cache' / 'sources')
 os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
 

@@ -178,8 +178,8 @@ def test_import_times():
     assert startup.import_times(text) == {'fer_jax.core.config': 0.00035}
 
 
-def test_common_arguments(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, 'argv', ['benchmark', '--quick', '--out', str(tmp_path / 'a/b'), '--config.batch_size=64'])
-    options, overrides = parse(make_parser('What it measures.', 'name', rounds=9))
+def test_common_arguments(tmp_path):
+    arguments = ['--quick', '--out', str(tmp_path / 'a/b'), '--config.batch_size=64']
+    options, overrides = parse(make_parser('What it measures.', 'name', rounds=9), arguments)
     assert (options.rounds, overrides) == (2, {'batch_size': '64'})
     assert options.out.is_dir()

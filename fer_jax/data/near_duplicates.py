@@ -18,23 +18,23 @@ BLOCK = 512  # images of one side compared at once: with 28,709 on the other 59 
 MOST_PAIRS = 500_000_000  # FER2013 has 206 million, which take half a minute on two cores
 
 
-def closeness(splits: Mapping[str, Faces]) -> dict[str, Float32[np.ndarray, 'n']] | None:
+def closeness(splits: Mapping[str, Faces], most_pairs: int = MOST_PAIRS, block: int = BLOCK) -> dict[str, Float32[np.ndarray, 'n']] | None:
     """How near each image comes to one across the border between train and the two others: the highest correlation with an
-    image, or a mirror image, of train; and for one of train, of validation and test. None where there are too many pairs.
+    image, or a mirror image, of train; and for one of train, of validation and test. None of more than `most_pairs` pairs.
     """
     train, others = splits['train'], [splits[split] for split in SPLITS[1:]]
-    if len(train) * sum(map(len, others)) > MOST_PAIRS:
+    if len(train) * sum(map(len, others)) > most_pairs:
         return None
     known = standardised(train.images[:])
     nearest = np.full(len(train), -1, np.float32)
     found = {'train': nearest}
     for split, faces in zip(SPLITS[1:], others, strict=True):
         own = found[split] = np.full(len(faces), -1, np.float32)
-        for start in range(0, len(faces), BLOCK):
-            images = faces.images[start : start + BLOCK]
+        for start in range(0, len(faces), block):
+            images = faces.images[start : start + block]
             for views in (images, images[:, :, ::-1]):
                 products = standardised(views) @ known.T
-                own[start : start + BLOCK] = np.maximum(own[start : start + BLOCK], products.max(1))
+                own[start : start + block] = np.maximum(own[start : start + block], products.max(1))
                 np.maximum(nearest, products.max(0), out=nearest)
     return found
 

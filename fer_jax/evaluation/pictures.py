@@ -57,14 +57,16 @@ def write_pictures(
 
 def worst_mistakes(evaluation: Evaluation, faces: Faces, class_names: Sequence[str]) -> bytes | None:
     """A PNG of the mistakes with the most probable predictions: true → predicted class and its probability; None without mistakes."""
-    confidence = evaluation.probabilities.max(1)
+    wrong, captions = mistakes(evaluation, faces, class_names)
+    return faces_png(faces.images[wrong[:MISTAKES]], captions[:MISTAKES], 'label → prediction, and its probability') if captions else None
+
+
+def mistakes(evaluation: Evaluation, faces: Faces, class_names: Sequence[str]) -> tuple[Int[np.ndarray, ' mistakes'], list[str]]:
+    """The images that were taken for another class, the surest first, and a caption for each."""
+    confidence, names = evaluation.probabilities.max(1), [shortened(name) for name in class_names]
     wrong = np.flatnonzero(evaluation.predictions != faces.labels)
-    wrong = wrong[np.argsort(-confidence[wrong], kind='stable')][:MISTAKES]
-    if len(wrong) == 0:
-        return None
-    names = [shortened(name) for name in class_names]
-    captions = [f'{names[faces.labels[i]]} → {names[evaluation.predictions[i]]}\n{100 * confidence[i]:.1f} %' for i in wrong]
-    return faces_png(faces.images[wrong], captions, 'label → prediction, and its probability')
+    wrong = wrong[np.argsort(-confidence[wrong], kind='stable')]
+    return wrong, [f'{names[faces.labels[i]]} → {names[evaluation.predictions[i]]}\n{100 * confidence[i]:.1f} %' for i in wrong]
 
 
 def attention_pictures(

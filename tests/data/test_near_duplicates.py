@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from fer_jax.core.errors import InputError
-from fer_jax.data import near_duplicates
 from fer_jax.data.near_duplicates import CLOSENESS, closeness, counts, read_closeness
 from fer_jax.data.schema import SPLITS, Faces
 
@@ -41,16 +40,14 @@ def test_the_highest_correlation_across_the_border():
     assert counts(found) == {'train': 2, 'validation': 2, 'test': 0}
 
 
-def test_blocks_change_nothing(monkeypatch):
+def test_blocks_change_nothing():
     whole = closeness(SETS)
-    monkeypatch.setattr(near_duplicates, 'BLOCK', 2)
-    for split, values in closeness(SETS).items():
+    for split, values in closeness(SETS, block=2).items():
         np.testing.assert_allclose(values, whole[split], atol=1e-6)
 
 
-def test_sets_of_too_many_pairs_are_left_alone(monkeypatch):
-    monkeypatch.setattr(near_duplicates, 'MOST_PAIRS', 29)  # they have 6 · 5
-    assert closeness(SETS) is None
+def test_sets_of_too_many_pairs_are_left_alone():
+    assert closeness(SETS, most_pairs=29) is None and closeness(SETS, most_pairs=30)  # they have 6 · 5
 
 
 def test_what_was_kept_is_read_again_or_refused(tmp_path):

@@ -207,8 +207,7 @@ def test_replicas_send_nothing():
 )
 def test_wrong_input_is_one_line_and_exit_code_2(command, monkeypatch, capsys, arguments, message):
     monkeypatch.setattr(os, 'environ', dict(os.environ))
-    monkeypatch.setattr(sys, 'argv', ['compile_pod.py', *arguments])
-    assert command.main() == 2
+    assert command.main(arguments) == 2
     out, err = capsys.readouterr()
     assert message in err and err.startswith('error: ') and err.count('\n') == 1 and not out
 

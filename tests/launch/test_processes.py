@@ -177,11 +177,13 @@ def launcher():
     return module
 
 
-def test_those_that_wait_for_a_lost_one_in_vain_are_killed(monkeypatch):
-    module = launcher()
-    monkeypatch.setattr(module, 'PATIENCE_SECONDS', 0.2)
+def test_those_that_wait_for_a_lost_one_in_vain_are_killed():
     programs = ['import sys; sys.exit(1)', 'import time; time.sleep(600)']
-    assert module.attend([subprocess.Popen([sys.executable, '-c', each]) for each in programs], []) == [1, -signal.SIGKILL]
+    started = [subprocess.Popen([sys.executable, '-c', each]) for each in programs]
+    assert launcher().attend(started, [], patience=0.2) == [
+        1,
+        -signal.SIGKILL,
+    ]
 
 
 def test_gpus_and_cores_are_shared_out(program, monkeypatch):

@@ -1,4 +1,4 @@
-"""The tables in README and docs/, from the records under results/, and the model card's, from the shipped weights.
+"""The tables in README and docs/, from the records under results/, and the model cards', from the shipped weights.
 
     python -m benchmarks.results_table        # rewrites what stands between the marks of each of PAGES
 
@@ -6,13 +6,13 @@ A record is a folder results/<claim>/<run>/ with the run's own result.json, or r
 benchmark measured; the tables say nothing that is not in one.
 """
 
+import functools
 import os
 import pathlib
 import statistics
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
-from fer_jax.core.fields import SHIPPED
 from fer_jax.core.files import read_json, write_atomic
 from fer_jax.runs.weights import FOLDER, load_weights
 
@@ -137,7 +137,7 @@ def fault_rows(page: pathlib.Path) -> list[str]:
     return lines
 
 
-def card_lines(name: str) -> list[str]:
+def card_lines(name: str, page: pathlib.Path) -> list[str]:
     """The measured part of the model card of fer_jax/weights/`name`.safetensors, from what the file says of itself."""
     path = FOLDER / f'{name}.safetensors'
     weights = load_weights(path)
@@ -152,16 +152,24 @@ def card_lines(name: str) -> list[str]:
         '| split, views | accuracy, % (95 % interval) | balanced, % | macro F1, % | calibration error, % |',
         '|---|---|---:|---:|---:|',
     ]
+    cooled = said['temperature']['centre'] if 'temperature' in said else {}  # as the weights are, not as the run's were
     for views, summary in results.items():
-        low, high = (100 * bound for bound in summary['accuracy_interval'])
-        shares = (100 * summary[key] for key in ('balanced_accuracy', 'macro_f1', 'calibration_error'))
-        lines.append(f'| {views} | {100 * summary["accuracy"]:.2f} ({low:.2f} to {high:.2f}) | {" | ".join(f"{x:.1f}" for x in shares)} |')
+        shown = summary | (cooled.get(views.removesuffix(', centre'), {}))
+        lines.append(card_row(views, shown, ('balanced_accuracy', 'macro_f1', 'calibration_error')))
+        lines += [card_row(f'{views}: {part}', found) for part, found in summary.get('subsets', {}).items()]
     tested = next(views for views in results if views.startswith('PrivateTest') and views.endswith('centre'))
     lines += ['', f'By class, {tested}:', '', '| class | precision, % | recall, % | F1, % | images |', '|---|---:|---:|---:|---:|']
     for label, found in results[tested]['per_class'].items():
         shares = ' | '.join(f'{100 * found[key]:.1f}' for key in ('precision', 'recall', 'f1'))
         lines.append(f'| {label} | {shares} | {found["support"]} |')
     return lines
+
+
+def card_row(title: str, scored: dict[str, Any], keys: Sequence[str] = ()) -> str:
+    """A line of the card's table: the accuracy of a split or a part of one, and the figures of these keys where a part has them."""
+    low, high = (100 * bound for bound in scored['accuracy_interval'])
+    shares = [f'{100 * scored[key]:.1f}' for key in keys] or [''] * 3
+    return f'| {title} | {100 * scored["accuracy"]:.2f} ({low:.2f} to {high:.2f}) | {" | ".join(shares)} |'
 
 
 def between(text: str, name: str, lines: list[str]) -> str:
@@ -181,7 +189,7 @@ PAGES: dict[str, dict[str, Callable[[pathlib.Path], list[str]]]] = {
         'speed': lambda page: SPEED_HEADER + speed_rows(page),
     },
     'docs/faults.md': {'faults': lambda page: FAULTS_HEADER + fault_rows(page)},
-    'fer_jax/weights/README.md': {'weights': lambda page: card_lines(SHIPPED)},
+    'fer_jax/weights/README.md': {path.stem: functools.partial(card_lines, path.stem) for path in sorted(FOLDER.glob('*.safetensors'))},
 }
 
 

@@ -95,7 +95,7 @@ def generate(folder: pathlib.Path, faces: int, config: ConfigDict) -> dict[str, 
 
 def make_reading(run: Any, steps: int) -> Round:
     """A round of reading one of `PARTS` parts of the training split and putting it on the devices."""
-    batches = training_batches(run, call_bounds(0, run.steps, steps, run.early_steps))
+    batches = training_batches(run, call_bounds(0, run.steps, steps, run.boundaries))
     calls = max(1, run.steps_per_epoch // steps // PARTS)
 
     def do_round() -> tuple[float, float]:
@@ -113,7 +113,7 @@ def make(name: str, options: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
     steps = steps_per_call(run.config)
     if name == 'reading':
         return make_reading(run, steps), {}
-    batches, state = training_batches(run, call_bounds(0, run.steps, steps, run.early_steps)), run.initial_state()
+    batches, state = training_batches(run, call_bounds(0, run.steps, steps, run.boundaries)), run.initial_state()
     data = next(batches)
     chunk = make_train_chunk(run.config, run.network, run.optimizer, run.mesh, steps, streamed=True).lower(state, data).compile()
     step = TrainingStep(run, chunk, state, data, steps)

@@ -12,12 +12,13 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
 from fer_jax.core.errors import InputError, unknown
-from fer_jax.core.fields import ARGUMENTS, BOUNDS, CHOICES, default_config
+from fer_jax.core.fields import ARGUMENTS, BOUNDS, CHOICES, WINDOWS, default_config
 
 PACKAGE = pathlib.Path(__file__).parent.parent
 # The configurations that come with the package: inside it when it was installed, beside it in a checkout, where people edit them.
 CONFIGS = PACKAGE / 'configs' if (PACKAGE / 'configs').is_dir() else PACKAGE.parent / 'configs'
 MOST_BLOCKS = 100  # of a network
+MOST_STEPS = 10**9  # for a window that no number of steps makes long enough to hold one
 # How a message calls the types.
 KINDS = {bool: 'true or false', int: 'a whole number', float: 'a number', str: 'text', tuple: 'whole numbers with commas between'}
 
@@ -178,6 +179,7 @@ def check_config(config: ConfigDict) -> None:
             each = 'each ' if len(numbers) > 1 else ''
             raise InputError(f'config field {field}={known[field]}: {each}must lie between {low} and {high}')
     check_network(config.network)
+    windows(config, MOST_STEPS)
     profiled_steps(config.train.profile)
     if config.augment.mixup and config.augment.cutmix:
         raise InputError('augment.mixup and augment.cutmix are both on: one of them must be 0')
@@ -201,6 +203,22 @@ def profiled_steps(profile: str | None) -> tuple[int, int] | None:
     if not match or int(match[1]) >= int(match[2]):
         raise InputError(f'config field train.profile={profile!r}: write FIRST:LAST, two steps with the smaller first, such as 100:110')
     return int(match[1]), int(match[2])
+
+
+def windows(config: ConfigDict, steps: int) -> dict[str, tuple[int, int]]:
+    """Each field of WINDOWS that is on → the first step that it is on in, from 0, and the first in which it is not any more.
+
+    Raises:
+      InputError: no step of a run of so many `steps` lies in one of them.
+    """
+    known, found = values(config), {}
+    for field, (begin, end) in WINDOWS.items():
+        if known[field]:
+            found[field] = first, last = round(known[begin] * steps), round(known.get(end, 1) * steps)
+            if first >= last:
+                bounds = f'{begin}={known[begin]:g}' + (f' and {end}={known[end]:g}' if end else '')
+                raise InputError(f'{field}={known[field]:g} with {bounds}: no step of the run lies between; {field}=0 switches it off')
+    return found
 
 
 def check_network(network: ConfigDict) -> None:

@@ -39,8 +39,12 @@ BOUNDS = {
     'augment.brightness': (0, 1),
     'augment.contrast': (0, 1),
     'augment.erase': (0, 1),
+    'augment.erase_from': (0, 1),
+    'augment.erase_to': (0, 1),
     'augment.mixup': (0, 100),
     'augment.cutmix': (0, 100),
+    'augment.mix_from': (0, 1),
+    'augment.mix_to': (0, 1),
     'augment.share': (0, 1),
     'augment.early_side': (8, 40),
     'augment.early_share': (0, 0.99),
@@ -58,6 +62,7 @@ BOUNDS = {
     'optimizer.weight_decay': (0, 10),
     'optimizer.clip': (1e-6, 1e9),
     'optimizer.sam': (0, 100),
+    'optimizer.sam_from': (0, 1),
     'optimizer.label_smoothing': (0, 0.99),
     'optimizer.ema': (0, 0.999999),
     'train.steps_per_call': (0, 100_000),
@@ -69,7 +74,15 @@ BOUNDS = {
     'train.rollbacks': (0, 100),
     'train.rollback_factor': (0.01, 0.99),
     'evaluation.batch_size': (1, 2**20),
+    'evaluation.ten_from': (0, 1),
     'parallel.cpu_devices': (0, 256),
+}
+# Fields that may be on for a part of the run only → the fields that say from and up to which share of the steps; None is to the end.
+WINDOWS = {
+    'augment.erase': ('augment.erase_from', 'augment.erase_to'),
+    'augment.mixup': ('augment.mix_from', 'augment.mix_to'),
+    'augment.cutmix': ('augment.mix_from', 'augment.mix_to'),
+    'optimizer.sam': ('optimizer.sam_from', None),
 }
 # The short names that may follow a config file: `configs/fer2013.py:attention=both,groups=4`.
 ARGUMENTS = {
@@ -146,8 +159,12 @@ def default_config() -> ConfigDict:
     a.brightness = 0.1  # added to each image: a value drawn from ± this share of the full range
     a.contrast = 0.1  # each image's distance from its mean is multiplied by a factor drawn from 1 ± this
     a.erase = 0.0  # probability that one rectangle of 2 to 20 % of the area is set to the image's mean
+    a.erase_from = 0.0  # the share of the run's steps after which erasing begins,
+    a.erase_to = 1.0  # and after which it ends
     a.mixup = 0.0  # images are mixed in pairs, with a weight drawn from Beta(this, this); 0 is off
     a.cutmix = 0.0  # a rectangle of another image is put in, of a share of the area drawn likewise; 0 is off; not together with mixup
+    a.mix_from = 0.0  # the share of the run's steps after which mixup or CutMix begins,
+    a.mix_to = 1.0  # and after which it ends
     a.share = 1.0  # probability that rotate, scale, shift, brightness and contrast each apply to an image
     a.early_side = 32  # pixels: side of the views, of as much of the face, in the first part of the run, in training and validation
     a.early_share = 0.0  # how large that part is, as a share of the steps; 0 is off. Only what comes after it can be the best checkpoint
@@ -181,6 +198,7 @@ def default_config() -> ConfigDict:
     o.weight_decay = 0.05  # of kernels only (in muon, those that are matrices): coupled in sgd, decoupled in adamw and muon
     o.clip = optional(float, 5.0)  # largest global norm of the gradient; None is off
     o.sam = 0.0  # sharpness-aware minimisation: how far uphill the gradient is taken; 0 is off, anything else doubles a step's work
+    o.sam_from = 0.0  # the share of the run's steps after which that begins
     o.label_smoothing = 0.1  # share of a target's weight that is spread over all classes
     o.ema = 0.995  # decay per step of the averaged parameters, which are what is evaluated and exported; 0 is off
 
@@ -199,6 +217,7 @@ def default_config() -> ConfigDict:
 
     e = c.evaluation = ConfigDict()
     e.batch_size = 256  # images a call of the network, over all devices
+    e.ten_from = 1.0  # share of the run from which validation is by ten crops, and only that chooses the best checkpoint; 1 is off
     e.test = True  # score the test split at the end of the run; false while a recipe is being chosen
 
     p = c.parallel = ConfigDict()

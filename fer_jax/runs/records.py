@@ -38,7 +38,7 @@ EVALUATION_FIELDS = SHARE_FIELDS | {
     'balanced_accuracy': NUMBER, 'macro_f1': NUMBER, 'nll': NUMBER, 'calibration_error': NUMBER, 'per_class': dict,
     'confusion_matrix': list, 'protocol': PROTOCOL_FIELDS,
 }  # fmt: skip
-SCORINGS = ('validation_centre', 'test_centre', 'test_ten')  # of the best checkpoint, that result.json repeats
+SCORINGS = ('validation_centre', 'validation_ten', 'test_centre', 'test_ten')  # of the best checkpoint, that result.json repeats
 CLASS_FIELDS = {'precision': NUMBER, 'recall': NUMBER, 'f1': NUMBER}
 VARIANT_NAME = r'\w[\w.+=-]*'  # of a sweep's network, which is a folder's too
 SKIPPED_FOLDERS = ('checkpoints', 'tensorboard', 'claims')

@@ -73,12 +73,13 @@ def class_weights(labels: Int[np.ndarray, ' n'], classes: int) -> Float[np.ndarr
     return (len(labels) / (classes * np.bincount(labels, minlength=classes))).astype(np.float32)
 
 
-def call_bounds(first: int, last: int, steps_per_call: int, boundary: int = 0) -> list[tuple[int, int]]:
+def call_bounds(first: int, last: int, steps_per_call: int, boundaries: Sequence[int] = ()) -> list[tuple[int, int]]:
     """(its first step, the one behind its last) of each compiled call from step `first` up to `last`.
 
-    A call ends where the step is a multiple of `steps_per_call`, or `boundary`, or `last`.
+    A call ends where the step is a multiple of `steps_per_call`, or one of `boundaries`, or `last`.
     """
-    inner = {*range((first // steps_per_call + 1) * steps_per_call, last, steps_per_call), *([boundary] if first < boundary < last else [])}
+    inner = {*range((first // steps_per_call + 1) * steps_per_call, last, steps_per_call)}
+    inner |= {boundary for boundary in boundaries if first < boundary < last}
     return list(itertools.pairwise([first, *sorted(inner), last])) if first < last else []
 
 

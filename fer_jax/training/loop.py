@@ -15,7 +15,6 @@ from fer_jax.core.errors import Diverged, Interrupted
 from fer_jax.core.mesh import settle
 from fer_jax.core.processes import is_lead
 from fer_jax.data.schema import Faces
-from fer_jax.data.views import CROP_SIDE
 from fer_jax.evaluation.evaluate import Evaluation, make_evaluator
 from fer_jax.runs.checkpoint import Checkpoints
 from fer_jax.runs.metric_writer import MetricWriter
@@ -54,7 +53,7 @@ class Loop:
         workdir: pathlib.Path,
         checkpoints: Checkpoints,
         stopped: Callable[[], bool],
-        evaluators: Callable[[int], Evaluator] | None = None,
+        evaluators: Callable[[int, str], Evaluator] | None = None,
         shown: bool = True,
     ):
         self.undamped, self.workdir, self.checkpoints, self.stopped = run, workdir, checkpoints, stopped
@@ -93,28 +92,29 @@ class Loop:
           Diverged, Interrupted, NotSaved: as of `take`.
         """
         run = self.run
-        calls = call_bounds(self.step, run.steps, steps_per_call(run.config), run.early_steps)
+        calls = call_bounds(self.step, run.steps, steps_per_call(run.config), run.boundaries)
         with contextlib.ExitStack() as stack:
             batches = stack.enter_context(contextlib.closing(training_batches(run, calls)))
             trace = stack.enter_context(tracing(run.config.train.profile, self.workdir / 'profile'))
             stack.enter_context(jax.transfer_guard('disallow'))
             compiled = None
             for (first, last), data in zip(calls, batches, strict=False):
-                if compiled != (last - first, run.side(first)):
-                    compiled = (last - first, run.side(first))
-                    chunk = self.compile(data, *compiled)
+                if compiled != last - first or first in run.boundaries:
+                    compiled = last - first
+                    chunk = self.compile(data, first, compiled)
                 trace(first, last - first, self.state)
                 self.state, metrics = chunk(self.state, data)
                 settle(metrics)
                 trace(last, 0, metrics)
                 self.take(metrics, last, lambda: self.state)
 
-    def compile(self, data: Data, length: int, side: int) -> TrainChunk:
-        """The compiled call of `length` steps on views of `side`²."""
+    def compile(self, data: Data, first: int, length: int) -> TrainChunk:
+        """The compiled call of `length` steps from step `first` on, and of those after it that do the same."""
         with self.aside():
             self.writer.message(f'compiling the training step for {run_size(self.run)} …')
             streamed = not self.run.dataset.splits['train'].in_memory
-            chunk = make_train_chunk(self.run.config, self.run.network, self.run.optimizer, self.run.mesh, length, streamed, side)
+            run, config, side = self.run, self.run.config_at(first), self.run.side(first)
+            chunk = make_train_chunk(config, run.network, run.optimizer, run.mesh, length, streamed, side)
             return chunk.lower(self.state, data).compile()
 
     def take(self, metrics: Metrics, step: int, read_state: Callable[[], TrainState]) -> None:
@@ -158,20 +158,20 @@ class Loop:
             self.writer.train(self.step, means | {'learning_rate': rate})
 
     def evaluate(self, read_state: Callable[[], TrainState]) -> bool:
-        """Scores the validation split by views of the side trained on, and says whether that is the best so far, at full size.
+        """Scores the validation split by the views that are due, and says whether that is the best so far of those by the last's.
 
         Raises:
           Diverged: the network's outputs are not finite.
         """
-        side, best = self.run.side(self.step - 1), self.history.best
+        validation, best = self.run.validation(self.step), self.history.best
         with self.aside():
             try:
                 variables = evaluated_variables(read_state())
-                summary = self.evaluators(side)(variables, self.run.dataset.splits['validation']).summary
+                summary = self.evaluators(*validation)(variables, self.run.dataset.splits['validation']).summary
             except Diverged as error:
                 self.pending()  # where a loss told of it before, that one's step is named
                 raise Diverged(f'{error} after step {self.step}; {self.saver.what_stands()}') from None
-        improved = side == CROP_SIDE and (best is None or summary['accuracy'] > best.accuracy)
+        improved = validation == self.run.validation(self.run.steps) and (best is None or summary['accuracy'] > best.accuracy)
         if improved:
             self.history.best = Best(self.step, summary['accuracy'])
         with self.saver.may_fail(self.history):
@@ -216,10 +216,10 @@ class Loop:
             yield
 
 
-def make_evaluators(run: Run) -> Callable[[int], Evaluator]:
-    """A function of the side of the views that gives the evaluator of centre crops brought to it, each made once."""
+def make_evaluators(run: Run) -> Callable[[int, str], Evaluator]:
+    """A function of the side and the kind of the views that gives the evaluator by them, each made once."""
     names, size = run.dataset.class_names, run.config.evaluation.batch_size
-    return functools.cache(lambda side: make_evaluator(run.logits, run.mesh, 'centre', names, size, side))
+    return functools.cache(lambda side, views: make_evaluator(run.logits, run.mesh, views, names, size, side))
 
 
 def run_size(run: Run) -> str:

@@ -88,11 +88,11 @@ def advance(loops: dict[int, Loop]) -> dict[int, Diverged]:
     lead.writer.message(f'{len(loops)} seeds in one program: images/s, losses and accuracies shown are those of seed {run.config.seed}')
     compiled = None
     with tracing(run.config.train.profile, lead.workdir / 'profile') as trace, jax.transfer_guard('disallow'):
-        for first, last in call_bounds(lead.step, run.steps, length, run.early_steps):
-            if compiled != (last - first, run.side(first)):
-                compiled = (last - first, run.side(first))
+        for first, last in call_bounds(lead.step, run.steps, length, run.boundaries):
+            if compiled != last - first or first in run.boundaries:
+                compiled = last - first
                 with lead.aside():
-                    chunk = make_train_chunk(run.config, run.network, run.optimizer, mesh, last - first, side=run.side(first))
+                    chunk = make_train_chunk(run.config_at(first), run.network, run.optimizer, mesh, compiled, side=run.side(first))
                     chunk = chunk.lower(held, data).compile()
             trace(first, last - first, held)
             held, metrics = chunk(held, data)

@@ -1,6 +1,8 @@
 """What a run is made of: the data set, mesh, network and optimizer that its configuration names."""
 
+import copy
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +17,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from fer_jax.core import processes
-from fer_jax.core.config import profiled_steps
+from fer_jax.core.config import profiled_steps, windows
 from fer_jax.core.errors import DataWarning, InputError
 from fer_jax.core.mesh import DATA, device_memory, make_mesh, whole
 from fer_jax.data.load import load
@@ -44,11 +46,36 @@ class Run:
     @property
     def early_steps(self) -> int:
         """Steps of the first part of the run, in which views have config.augment.early_side."""
-        return round(self.config.augment.early_share * self.steps)
+        return self.begin(self.config.augment.early_share)
+
+    @functools.cached_property
+    def boundaries(self) -> list[int]:
+        """The steps at which something is switched on or off: between two of them each step does the same."""
+        ends = (step for window in windows(self.config, self.steps).values() for step in window)
+        return sorted({self.early_steps, *ends} - {0, self.steps})
+
+    def config_at(self, step: int) -> ConfigDict:
+        """The configuration with what is not on after `step` steps at 0."""
+        config = copy.deepcopy(self.config)
+        off = [field for field, (first, last) in windows(config, self.steps).items() if not first <= step < last]
+        config.update_from_flattened_dict(dict.fromkeys(off, 0.0))
+        return config
+
+    def begin(self, share: float) -> int:
+        """The first step, from 0, of the part that lasts from that `share` of the run to its end: the last step at least."""
+        return min(round(share * self.steps), self.steps - 1)
 
     def side(self, step: int) -> int:
         """Side of the views that the step after `step` steps is taken on."""
         return self.config.augment.early_side if step < self.early_steps else CROP_SIDE
+
+    def validation(self, step: int) -> tuple[int, str]:
+        """Side and kind of the views that the state after `step` steps is validated by.
+
+        The best is one of those that are validated as the last is: by views of full size, and by ten where such are asked for.
+        """
+        ten = self.config.evaluation.ten_from
+        return self.side(step - 1), 'ten' if ten < 1 and step > self.begin(ten) else 'centre'
 
     def initial_state(self) -> TrainState:
         """The state before the first step, whole on every device of the mesh."""
@@ -140,6 +167,7 @@ def parts(config: ConfigDict) -> Run:
     if steps_per_epoch == 0:
         raise InputError(f'batch_size {config.batch_size} is more than the {len(dataset.splits["train"])} training images')
     steps = max(1, round(config.epochs * steps_per_epoch))
+    windows(config, steps)
     profiled = profiled_steps(config.train.profile)
     if profiled and profiled[1] > steps:
         raise InputError(f'train.profile={config.train.profile}: the run has {steps} steps')

@@ -97,7 +97,9 @@ def finish(run: Run, workdir: pathlib.Path, checkpoints: Checkpoints, history: H
         'failed_saves': history.failed_saves,
         'init_from': history.init_from,
     }
-    scorings = [('validation', 'centre'), *([('test', 'centre'), ('test', 'ten')] if run.config.evaluation.test else [])]
+    chosen_by_ten = run.validation(run.steps)[1] == 'ten'
+    scorings = [('validation', 'centre'), *([('validation', 'ten')] if chosen_by_ten else [])]
+    scorings += [('test', 'centre'), ('test', 'ten')] if run.config.evaluation.test else []
     for split, views in scorings:
         folder = workdir / 'evaluations' / f'best-{run.dataset.split_titles[split]}-{views}'
         result[f'{split}_{views}'] = score(run, state, split, views, folder)

@@ -149,9 +149,9 @@ def test_calls_end_at_multiples_of_their_length(first, last, length, bounds):
     assert module.call_bounds(first, last, length) == bounds
 
 
-def test_calls_end_where_the_views_change_size():
-    assert module.call_bounds(0, 9, 4, 6) == [(0, 4), (4, 6), (6, 8), (8, 9)]
-    assert module.call_bounds(6, 9, 4, 6) == [(6, 8), (8, 9)]
+def test_calls_end_where_something_is_switched():
+    assert module.call_bounds(0, 9, 4, [6, 7]) == [(0, 4), (4, 6), (6, 7), (7, 8), (8, 9)]
+    assert module.call_bounds(6, 9, 4, [6]) == [(6, 8), (8, 9)]
 
 
 def test_threads_read_ahead_as_cores_and_memory_allow(monkeypatch):

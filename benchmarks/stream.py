@@ -115,7 +115,11 @@ def make(name: str, options: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
         return make_reading(run, steps), {}
     batches, state = training_batches(run, call_bounds(0, run.steps, steps, run.boundaries)), run.initial_state()
     data = next(batches)
-    chunk = make_train_chunk(run.config, run.network, run.optimizer, run.mesh, steps, streamed=True).lower(state, data).compile()
+    chunk = (
+        make_train_chunk(run.config, run.network, run.optimizer, run.mesh, steps, len(run.dataset.splits['train']))
+        .lower(state, data)
+        .compile()
+    )
     step = TrainingStep(run, chunk, state, data, steps)
 
     def streamed() -> dict[str, jax.Array]:

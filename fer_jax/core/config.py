@@ -183,6 +183,8 @@ def check_config(config: ConfigDict) -> None:
     profiled_steps(config.train.profile)
     if config.augment.mixup and config.augment.cutmix:
         raise InputError('augment.mixup and augment.cutmix are both on: one of them must be 0')
+    if config.augment.alternate and not config.augment.flip:
+        raise InputError('augment.alternate=true without augment.flip=true: no image would be mirrored')
     if config.data.folds == 1 or config.data.fold >= max(config.data.folds, 1):
         raise InputError(
             f'data.fold={config.data.fold} of data.folds={config.data.folds}: 0 folds, or at least 2 and a fold below their number'

@@ -153,6 +153,7 @@ def default_config() -> ConfigDict:
     a = c.augment = ConfigDict()  # all on the device, drawn anew for each image and step
     a.crop = True  # a 40×40 crop of the 48×48 image at random; false takes its centre
     a.flip = True  # mirror left-right with probability 1/2
+    a.alternate = False  # mirror half of the images in even epochs and the others in odd ones, in place of by chance; needs flip
     a.rotate = 10.0  # degrees: each image is turned by an angle drawn from ± this
     a.scale = 0.1  # each image is enlarged or shrunk by a factor drawn from 1 ± this
     a.shift = 0.0  # each image is moved by up to ± this share of the crop's side, on top of the random crop

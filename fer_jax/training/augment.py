@@ -5,14 +5,19 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from ml_collections import ConfigDict
 
 from fer_jax.data.views import CROP_SIDE, bilinear, grid
 
 
 def augment_batch(
-    images: UInt8[Array, 'batch height height'], key: Array, positions: Int[Array, ' batch'], options: ConfigDict, side: int = CROP_SIDE
+    images: UInt8[Array, 'batch height height'],
+    key: Array,
+    positions: Int[Array, ' batch'],
+    options: ConfigDict,
+    side: int = CROP_SIDE,
+    mirrored: Bool[Array, ' batch'] | None = None,
 ) -> Float[Array, 'batch side side']:
     """Augments each image by a key of its own: `key` folded with the image's position in the global batch.
 
@@ -20,17 +25,20 @@ def augment_batch(
 
     Args:
       side: of the views, which show as much of the face as one of CROP_SIDE does.
+      mirrored: which images are; drawn by chance where None.
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
-    return jax.vmap(lambda image, key: augment(image, key, options, side))(images.astype(jnp.float32), keys)
+    return jax.vmap(lambda *each: augment(*each[:2], options, side, *each[2:]))(images.astype(jnp.float32), keys, mirrored)
 
 
-def augment(image: Float[Array, 'height height'], key: Array, options: ConfigDict, side: int = CROP_SIDE) -> Float[Array, 'side side']:
+def augment(
+    image: Float[Array, 'height height'], key: Array, options: ConfigDict, side: int = CROP_SIDE, mirrored: Bool[Array, ''] | None = None
+) -> Float[Array, 'side side']:
     """One random view of `image`, as the fields of `config.augment` say."""
     geometry, flip, light, erase = jax.random.split(key, 4)
     view = sample(image, geometry, options, side)
     if options.flip:
-        view = jnp.where(jax.random.bernoulli(flip), view[:, ::-1], view)
+        view = jnp.where(jax.random.bernoulli(flip) if mirrored is None else mirrored, view[:, ::-1], view)
     if options.brightness or options.contrast:
         brightness, contrast = jax.random.uniform(light, (2,), minval=-1.0)
         most_brightness, most_contrast = some(light, options.share, options.brightness, options.contrast)

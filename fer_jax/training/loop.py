@@ -112,7 +112,8 @@ class Loop:
         """The compiled call of `length` steps from step `first` on, and of those after it that do the same."""
         with self.aside():
             self.writer.message(f'compiling the training step for {run_size(self.run)} …')
-            streamed = not self.run.dataset.splits['train'].in_memory
+            train = self.run.dataset.splits['train']
+            streamed = 0 if train.in_memory else len(train)
             run, config, side = self.run, self.run.config_at(first), self.run.side(first)
             chunk = make_train_chunk(config, run.network, run.optimizer, run.mesh, length, streamed, side)
             return chunk.lower(self.state, data).compile()

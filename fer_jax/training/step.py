@@ -12,7 +12,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Float, Int, PyTree
+from jaxtyping import Bool, Float, Int, PyTree
 from ml_collections import ConfigDict
 
 from fer_jax.core import rng
@@ -35,7 +35,7 @@ def make_batch(
     positions: Int[Array, ' share'],
     batch_size: int,
     options: ConfigDict,
-    streamed: bool = False,
+    streamed: int = 0,
     side: int = CROP_SIDE,
     drawn: bool = False,
 ) -> tuple[Float[Array, 'share side side 1'], Float[Array, 'share classes'], Float[Array, ' share']]:
@@ -47,10 +47,12 @@ def make_batch(
     Args:
       data: the whole training split, or, where they are `streamed`, what batches.stream has read for this device: the images at
         `positions` and, for mixing, the one after them.
+      streamed: how many training images there are, where they are; 0 where `data` is all of them.
       side: of the views.
       drawn: a class is drawn from each image's targets, and is its target in this step (Barsoum et al., 2016, call it PLD).
     """
-    rows = None if streamed else batch_rows(seed, step, len(data['images']), batch_size)
+    count = streamed or len(data['images'])
+    rows = batch_rows(seed, step, count, batch_size)
     key = rng.key(seed, 'augment', step)
 
     def views(places: Int[Array, ' share']) -> tuple[Array, Array, Array]:
@@ -59,7 +61,8 @@ def make_batch(
         if drawn:
             keys = jax.vmap(jax.random.fold_in, (None, 0))(rng.key(seed, 'label', step), places)
             targets = jax.nn.one_hot(jax.vmap(jax.random.categorical)(keys, jnp.log(targets)), targets.shape[1])
-        return augment_batch(images, key, places, options, side), targets, weights
+        mirrored = alternating(seed, step // (count // batch_size), rows[places]) if options.alternate else None
+        return augment_batch(images, key, places, options, side, mirrored), targets, weights
 
     images, targets, weights = views(positions)
     if options.mixup or options.cutmix:
@@ -72,6 +75,15 @@ def make_batch(
         targets = part * weights[:, None] * targets + (1 - part) * other_weights[:, None] * other_targets
         weights = jnp.ones_like(weights)
     return normalise(images), targets, weights
+
+
+def alternating(seed: Array, epoch: Array, rows: Int[Array, ' batch']) -> Bool[Array, ' batch']:
+    """Which of the images at `rows` of the training split are mirrored in `epoch`: by a hash half of them, in the next the others.
+
+    So two epochs show both sides of every image, where chance would show one of them twice in half of the cases (Jordan, 2024).
+    """
+    first = rng.scramble(rows.astype(jnp.uint32) ^ rng.scramble(seed)) & 1
+    return (first ^ epoch.astype(jnp.uint32) & 1) == 1
 
 
 def mixing_mask(key: Array, options: ConfigDict, side: int = CROP_SIDE) -> Float[Array, 'rows columns']:
@@ -99,14 +111,15 @@ def make_train_chunk(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     steps: int,
-    streamed: bool = False,
+    streamed: int = 0,
     side: int = CROP_SIDE,
     vectorised: bool | None = None,
 ) -> TrainChunk:
     """A compiled function of (state, data) that takes `steps` steps and returns the state and each step's metrics.
 
     The state passed in is donated. `network.statistics_axis` decides whether batch norm sees the global batch. With
-    `streamed` the data are not the training split but what training/batches.py reads for each call; the results are the same.
+    `streamed`, the number of training images, the data are not all of them but what training/batches.py reads for each call; the
+    results are the same.
 
     On `make_replica_mesh` it is of several runs that differ in their seed only: each leaf of the state and of the metrics has a
     leading axis, the replicas. Those of one device are `vectorised`, which fills an accelerator that one of them would leave idle;
@@ -139,7 +152,7 @@ def train_chunk(
     optimizer: optax.GradientTransformation,
     devices: int,
     steps: int,
-    streamed: bool = False,
+    streamed: int = 0,
     side: int = CROP_SIDE,
 ) -> TrainChunk:
     """What one of `devices` devices does in `steps` steps of a run whose batches they share."""

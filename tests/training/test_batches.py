@@ -227,16 +227,16 @@ def test_targets_are_smoothed_and_weighed(votes):
 
 
 def test_a_streamed_batch_is_the_resident_one_bit_for_bit():
-    """By mixup, so that every device's neighbouring image counts."""
+    """By mixup, so that every device's neighbouring image counts; and mirrored by where the images stand in the split."""
     options, mesh, (images, targets, weights) = default_config().augment, mesh_of(4), on_host()
-    options.mixup = 0.4
+    options.mixup, options.alternate = 0.4, True
     resident = replicate(mesh, {'images': images, 'targets': targets, 'weights': weights})
 
     def made(streamed, data, step):
         def of_device(data):
             positions = jax.lax.axis_index(DATA) * 2 + jnp.arange(2)
             data = jax.tree.map(lambda values: values[0], data) if streamed else data
-            return make_batch(jnp.uint32(5), jnp.int32(step), data, positions, BATCH, options, streamed)
+            return make_batch(jnp.uint32(5), jnp.int32(step), data, positions, BATCH, options, IMAGES * streamed)
 
         sharded = jax.shard_map(
             of_device, mesh=mesh, in_specs=STREAMED if streamed else WHOLE, out_specs=PartitionSpec(DATA), check_vma=False
@@ -264,7 +264,7 @@ def trained(streamed, steps_per_call, devices=4, **augment):
         for first, last in module.call_bounds(0, 7, steps_per_call):
             data = next(found) if streamed else resident
             if last - first not in chunks:
-                chunk = make_train_chunk(config, network, optimizer, mesh, last - first, streamed)
+                chunk = make_train_chunk(config, network, optimizer, mesh, last - first, IMAGES * streamed)
                 chunks[last - first] = chunk.lower(state, data).compile(compiler_options=reference.FAST_TO_COMPILE)
             state, found_metrics = chunks[last - first](state, data)
             metrics.append(jax.device_get(found_metrics))

@@ -173,6 +173,24 @@ def test_labels_are_drawn_by_the_targets():
     np.testing.assert_allclose(drawn.mean(0), share, atol=4 * 0.5 / np.sqrt(4800))
 
 
+def test_alternating_flips():
+    """Of two epochs each image that is in both is as it is in one and mirrored in the other; about half of them in either."""
+    plain = dict(crop=False, rotate=0.0, scale=0.0, brightness=0.0, contrast=0.0, alternate=True)
+    options = config_of(**{f'augment__{name}': value for name, value in plain.items()}).augment
+    data, positions = jax.tree.map(jnp.asarray, data_on_host()), jnp.arange(BATCH)
+    batch = reference.jit(lambda step: make_batch(jnp.uint32(3), step, data, positions, BATCH, options)[0])
+    crops = (data_on_host()['images'][:, 4:44, 4:44].astype(np.float32) - 127.5) / 63.75
+    seen = {}
+    for step in range(6):  # three an epoch
+        for row, view in zip(rows_of(3, step), np.asarray(batch(jnp.int32(step)))[..., 0], strict=True):
+            same, mirrored = (np.allclose(view, each, atol=1e-5) for each in (crops[row], crops[row][:, ::-1]))
+            assert same != mirrored
+            seen.setdefault(row, []).append(mirrored)
+    both = [turns for turns in seen.values() if len(turns) == 2]
+    assert len(both) >= 22 and all(turns[0] != turns[1] for turns in both)
+    assert 5 < sum(turns[0] for turns in both) < len(both) - 5
+
+
 @pytest.mark.parametrize('mixing', [{}, {'augment__mixup': 0.8}, {'augment__cutmix': 0.8}], ids=str)
 def test_shares_make_up_the_batch(mixing):
     """Also mixed, where the neighbour at the end of a share lies on another device, and at the end of the batch at its start."""

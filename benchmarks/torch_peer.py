@@ -18,7 +18,7 @@ from torch import Tensor, nn
 CROP_SIDE = 40  # the network's input, out of images of 48×48
 # The fields whose other values have no counterpart here.
 COVERED = {
-    'augment': {'shift': 0.0, 'erase': 0.0, 'mixup': 0.0},
+    'augment': {'shift': 0.0, 'erase': 0.0, 'mixup': 0.0, 'cutmix': 0.0, 'alternate': False, 'share': 1.0, 'early_share': 0.0},
     'data': {'votes': None, 'class_weights': False},
     'network': {
         'attention': 'both',
@@ -31,7 +31,7 @@ COVERED = {
         'batch_norm': 'global',
         'batch_norm_momentum': 0.9,
     },
-    'optimizer': {'name': 'adamw', 'schedule': 'cosine'},
+    'optimizer': {'name': 'adamw', 'schedule': 'cosine', 'sam': 0.0, 'average_from': 1.0},
 }
 
 

@@ -65,6 +65,7 @@ BOUNDS = {
     'optimizer.sam_from': (0, 1),
     'optimizer.label_smoothing': (0, 0.99),
     'optimizer.ema': (0, 0.999999),
+    'optimizer.average_from': (0, 1),
     'train.steps_per_call': (0, 100_000),
     'train.log_every': (1, 10**9),
     'train.evaluate_every_epochs': (1e-3, 1e6),
@@ -202,6 +203,7 @@ def default_config() -> ConfigDict:
     o.sam_from = 0.0  # the share of the run's steps after which that begins
     o.label_smoothing = 0.1  # share of a target's weight that is spread over all classes
     o.ema = 0.995  # decay per step of the averaged parameters, which are what is evaluated and exported; 0 is off
+    o.average_from = 1.0  # share of the steps after which that average is the plain mean since, its batch norms re-estimated; 1 is off
 
     t = c.train = ConfigDict()
     t.steps_per_call = 0  # steps in one compiled call; 0 chooses: 1 on CPU, 50 on GPU and TPU

@@ -168,7 +168,7 @@ def repeated(result: dict[str, Any], config: ConfigDict, path: pathlib.Path) -> 
             'chosen_on': titles['validation'],
             'split': titles[split],
             'views': views,
-            'weights': 'average' if config.optimizer.ema else 'last',
+            'weights': 'average' if config.optimizer.ema or config.optimizer.average_from < 1 else 'last',
             'epoch': config.epochs * result['best_step'] / max(result['steps'], 1),
         }
         check_fields(result, {name: dict}, path)

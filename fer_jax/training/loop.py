@@ -21,6 +21,7 @@ from fer_jax.runs.metric_writer import MetricWriter
 from fer_jax.runs.state import TrainState, evaluated_variables
 from fer_jax.training.batches import Data, call_bounds, training_batches
 from fer_jax.training.history import Best
+from fer_jax.training.reestimate import make_reestimate
 from fer_jax.training.run import Run
 from fer_jax.training.saving import Saver, restore
 from fer_jax.training.step import Metrics, TrainChunk, make_train_chunk, steps_per_call
@@ -115,7 +116,7 @@ class Loop:
             train = self.run.dataset.splits['train']
             streamed = 0 if train.in_memory else len(train)
             run, config, side = self.run, self.run.config_at(first), self.run.side(first)
-            chunk = make_train_chunk(config, run.network, run.optimizer, run.mesh, length, streamed, side)
+            chunk = make_train_chunk(config, run.network, run.optimizer, run.mesh, length, streamed, side, mean_from=run.mean_from)
             return chunk.lower(self.state, data).compile()
 
     def take(self, metrics: Metrics, step: int, read_state: Callable[[], TrainState]) -> None:
@@ -134,20 +135,35 @@ class Loop:
         run, train, before, self.step = self.run, self.run.config.train, self.step, step
         for name, values in metrics.items():
             self.history.pending.setdefault(name, []).append(values)
+        read_whole = functools.cache(lambda: self.with_statistics(read_state()))
 
         def due(every: int) -> bool:
             return step // every > before // every or step == run.steps
 
         if due(train.log_every):
             self.log()
-        improved = due(max(1, round(train.evaluate_every_epochs * run.steps_per_epoch))) and self.evaluate(read_state)
+        improved = due(max(1, round(train.evaluate_every_epochs * run.steps_per_epoch))) and self.evaluate(read_whole)
         stopping = self.stopped() and step < run.steps
         if improved or stopping or due(max(1, round(train.checkpoint_every_epochs * run.steps_per_epoch))):
-            self.save(read_state, improved)
+            self.save(read_whole, improved)
         if stopping:
             with self.aside():
                 self.saver.check_stop(step)
             raise Interrupted(f'stopped by a signal at step {step}, which is saved; the same command goes on from there')
+
+    def with_statistics(self, state: TrainState) -> TrainState:
+        """The state as it is evaluated and saved: where its average is a plain mean, with batch norms of that mean's own.
+
+        The steps neither read nor keep those, so that it does not matter how often they are made.
+        """
+        if self.run.mean_from is None or self.step <= self.run.mean_from:
+            return state
+        with self.aside():
+            return self.reestimate(state, self.run.side(self.step - 1))
+
+    @functools.cached_property
+    def reestimate(self) -> Callable[[TrainState, int], TrainState]:
+        return make_reestimate(self.run)
 
     def log(self) -> None:
         """One line of the log: the means since the last one."""

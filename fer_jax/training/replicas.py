@@ -92,7 +92,8 @@ def advance(loops: dict[int, Loop]) -> dict[int, Diverged]:
             if compiled != last - first or first in run.boundaries:
                 compiled = last - first
                 with lead.aside():
-                    chunk = make_train_chunk(run.config_at(first), run.network, run.optimizer, mesh, compiled, side=run.side(first))
+                    which = {'side': run.side(first), 'mean_from': run.mean_from}
+                    chunk = make_train_chunk(run.config_at(first), run.network, run.optimizer, mesh, compiled, **which)
                     chunk = chunk.lower(held, data).compile()
             trace(first, last - first, held)
             held, metrics = chunk(held, data)

@@ -48,6 +48,12 @@ class Run:
         """Steps of the first part of the run, in which views have config.augment.early_side."""
         return self.begin(self.config.augment.early_share)
 
+    @property
+    def mean_from(self) -> int | None:
+        """The first step, from 0, whose parameters go into the plain mean of the last ones; None where there is no such mean."""
+        share = self.config.optimizer.average_from
+        return self.begin(share) if share < 1 else None
+
     @functools.cached_property
     def boundaries(self) -> list[int]:
         """The steps at which something is switched on or off: between two of them each step does the same."""
@@ -136,7 +142,8 @@ class Run:
         }
 
     def _create(self) -> TrainState:
-        return create_state(self.network, self.optimizer, self.config.seed, self.config.optimizer.ema > 0)
+        averaged = self.config.optimizer.ema > 0 or self.mean_from is not None
+        return create_state(self.network, self.optimizer, self.config.seed, averaged)
 
 
 def build(config: ConfigDict, wanted: Callable[[], bool] = lambda: True) -> Run | None:

@@ -114,6 +114,7 @@ def make_train_chunk(
     streamed: int = 0,
     side: int = CROP_SIDE,
     vectorised: bool | None = None,
+    mean_from: int | None = None,
 ) -> TrainChunk:
     """A compiled function of (state, data) that takes `steps` steps and returns the state and each step's metrics.
 
@@ -125,7 +126,7 @@ def make_train_chunk(
     leading axis, the replicas. Those of one device are `vectorised`, which fills an accelerator that one of them would leave idle;
     on CPU, where convolutions with a kernel for each replica are slow, they follow each other.
     """
-    chunk, spec = train_chunk(config, network, optimizer, mesh.shape[DATA], steps, streamed, side), P()
+    chunk, spec = train_chunk(config, network, optimizer, mesh.shape[DATA], steps, streamed, side, mean_from), P()
     on_cpu = mesh.devices.flat[0].platform == 'cpu'
     if REPLICA in mesh.shape:
         vectorised = not on_cpu if vectorised is None else vectorised
@@ -154,6 +155,7 @@ def train_chunk(
     steps: int,
     streamed: int = 0,
     side: int = CROP_SIDE,
+    mean_from: int | None = None,
 ) -> TrainChunk:
     """What one of `devices` devices does in `steps` steps of a run whose batches they share."""
     share = config.batch_size // devices
@@ -190,7 +192,7 @@ def train_chunk(
             step=state.step + 1,
             variables=variables,
             optimizer=optimizer_state,
-            average=average(state.average, variables, state.step, config.optimizer.ema),
+            average=average(state.average, variables, state.step, config.optimizer.ema, mean_from),
         )
         return state, metrics
 
@@ -219,10 +221,16 @@ def sum_over_devices(tree: PyTree[Float[Array, '...']], devices: int) -> PyTree[
     return unravel(jax.lax.psum(vector, DATA))
 
 
-def average(averaged: dict, variables: dict, step: Array, decay: float) -> dict:
-    """The moving average after one more step, its decay rising as (1 + n) / (10 + n) so that the initial weights do not linger."""
+def average(averaged: dict, variables: dict, step: Array, decay: float, mean_from: int | None = None) -> dict:
+    """The moving average after one more step, its decay rising as (1 + n) / (10 + n) so that the initial weights do not linger.
+
+    Of the steps from `mean_from` on it is the plain mean: each new value moves it by 1 / n.
+    """
     if not averaged:
         return averaged
     decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    if mean_from is not None:
+        before = jnp.maximum(step - mean_from, 0)
+        decay = jnp.where(step < mean_from, decay, before / (before + 1.0))
     # From the new values towards the average: decay · average + (1 - decay) · new, without rounding 1 - decay first.
     return optax.incremental_update(averaged, variables, decay)

@@ -475,6 +475,17 @@ def test_the_moving_average_by_hand():
     assert average({}, {'x': jnp.array(1.0)}, jnp.int32(0), 0.99) == {}
 
 
+def test_the_plain_mean_of_the_last_steps_by_hand():
+    """From step 2 on of 3, 5 and 10: 3, 4 and 6. Before it the moving average, which without a decay is the value itself."""
+    averaged, found = {'x': jnp.array(1.0)}, []
+    for step, value in enumerate((7.0, 9.0, 3.0, 5.0, 10.0)):
+        averaged = average(averaged, {'x': jnp.array(value)}, jnp.int32(step), 0.0, mean_from=2)
+        found.append(float(averaged['x']))
+    assert found == pytest.approx([7.0, 9.0, 3.0, 4.0, 6.0], rel=1e-6)
+    moving = average({'x': jnp.array(1.0)}, {'x': jnp.array(3.0)}, jnp.int32(0), 0.99, mean_from=2)
+    assert float(moving['x']) == pytest.approx(0.1 + 0.9 * 3.0, rel=1e-6)
+
+
 def test_the_state_holds_the_average_that_is_evaluated():
     fields = dict(augment__mixup=0.4, augment__erase=0.5, optimizer__clip=0.1, optimizer__ema=0.9)
     initial = start(tuple(fields.items()))[3]

@@ -195,15 +195,29 @@ def test_data_of_another_content_are_refused(finished: pathlib.Path, folder: pat
 
 
 @pytest.mark.slow
-def test_a_run_whose_views_grow(folder: pathlib.Path) -> None:
-    """Half of the run on views of 16×16: a kill in it changes no bit, and the best checkpoint is one of the full size."""
-    arguments = overrides(folder, augment__early_side='16', augment__early_share='0.5')
-    code, _ = kill_at(20, signal.SIGKILL, folder / 'growing-killed', *arguments)
-    assert code == -signal.SIGKILL
-    for name, traced in (('growing', ['--config.train.profile=10:12']), ('growing-killed', [])):
-        code, _, err = run('train', '--workdir', str(folder / name), *arguments, *traced)
+def test_a_run_of_many_parts(folder: pathlib.Path) -> None:
+    """Views that grow, windows, the mean of the last steps, ten crops: kills in three of its parts change no bit of what it leaves."""
+    parts = {
+        'augment__early_side': '16', 'augment__early_share': '0.4',
+        'augment__alternate': 'true',
+        'augment__mixup': '0.2', 'augment__mix_from': '0.2', 'augment__mix_to': '0.7',
+        'optimizer__sam': '0.05', 'optimizer__sam_from': '0.85',
+        'optimizer__ema': '0', 'optimizer__average_from': '0.6',
+        'evaluation__ten_from': '0.6',
+    }  # fmt: skip
+    arguments = overrides(folder, train__checkpoint_every_epochs='0.5', **parts)
+    for step in (12, 30, 45):
+        code, _ = kill_at(step, signal.SIGKILL, folder / 'parts-killed', *arguments)
+        assert code == -signal.SIGKILL
+    for name in ('parts', 'parts-killed'):
+        code, _, err = run('train', '--workdir', str(folder / name), *arguments)
         assert code == 0, err
-    assert len(list((folder / 'growing' / 'profile').rglob('*.xplane.pb'))) == 1
-    assert_same_run(folder / 'growing', folder / 'growing-killed')
-    result = json.loads((folder / 'growing' / 'result.json').read_text())
-    assert result['best_step'] > result['steps'] / 2
+    assert_same_run(folder / 'parts', folder / 'parts-killed')
+    result = json.loads((folder / 'parts' / 'result.json').read_text())
+    assert result['best_step'] > 0.6 * result['steps']
+    lines = [json.loads(line) for line in (folder / 'parts' / 'metrics.jsonl').read_text().splitlines()]
+    by_ten = {line['step']: line['accuracy'] for line in lines if line['kind'] == 'validation' and line['step'] > 0.6 * result['steps']}
+    assert result['validation_ten']['accuracy'] == pytest.approx(max(by_ten.values()))
+    left = parameters(folder / 'parts')
+    means = [name for name in left if name.startswith('.average') and 'mean' in name]
+    assert any(np.abs(left[name] - left[name.replace('.average', '.variables')]).max() > 1e-3 for name in means), 'of their own'

@@ -14,6 +14,7 @@ from jax import Array
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
+from fer_jax.core.errors import InputError
 from fer_jax.model.batch_norm import BatchNorm, identity
 from fer_jax.model.convolution import HEAD_INIT, Convolution, Images, channel_shuffle, places, shift
 from fer_jax.model.fernet import FERNet, make_network
@@ -70,10 +71,16 @@ def max_pool(x: Images, size: int, padded: bool) -> Maps:
     """The maximum of `size` × `size` windows at every second place; `padded` as Keras' 'same', so that half of an odd side is rounded up.
 
     As a chain of choices XLA makes one pass of it, gradient included; its own pooling's gradient is five times as slow on CPU.
+
+    Raises:
+      InputError: no window fits into the maps.
     """
     if padded:
         x = jnp.pad(x, ((0, 0), *((side % 2, 1) for side in x.shape[1:3]), (0, 0)), constant_values=-jnp.inf)
     rows, columns = ((side - size) // 2 + 1 for side in x.shape[1:3])
+    if min(rows, columns) < 1:
+        maps = '×'.join(map(str, x.shape[1:3]))
+        raise InputError(f'views are too small for this network: pooling by {size}×{size} leaves nothing of its maps of {maps}')
     windows = (shift(x, down, right, (rows, columns), 2) for down, right in places(size))
     return functools.reduce(lambda best, other: jnp.where(other > best, other, best), windows)
 

@@ -153,7 +153,7 @@ def build(config: ConfigDict, wanted: Callable[[], bool] = lambda: True) -> Run 
       wanted: asked after the start and before anything is read, such as by joining other processes; where not, None is returned.
 
     Raises:
-      InputError: data that cannot be read, fewer training images than a batch, or steps to be traced that there are not.
+      InputError: data that cannot be read, fewer training images than a batch, or views, windows or steps to be traced that do not fit.
     """
     processes.start(config.parallel.cpu_devices)
     return processes.agreed(lambda: parts(config)) if wanted() else None
@@ -175,11 +175,26 @@ def parts(config: ConfigDict) -> Run:
         raise InputError(f'batch_size {config.batch_size} is more than the {len(dataset.splits["train"])} training images')
     steps = max(1, round(config.epochs * steps_per_epoch))
     windows(config, steps)
+    if config.augment.early_share:
+        check_side(network, config.augment.early_side)
     profiled = profiled_steps(config.train.profile)
     if profiled and profiled[1] > steps:
         raise InputError(f'train.profile={config.train.profile}: the run has {steps} steps')
     schedule = make_schedule(config.optimizer, steps, steps_per_epoch)
     return Run(config, dataset, mesh, network, make_optimizer(config.optimizer, schedule), schedule, steps, steps_per_epoch)
+
+
+def check_side(network: nn.Module, side: int) -> None:
+    """Returns if `network` takes views of `side`²; nothing is computed.
+
+    Raises:
+      InputError: one of its layers would have nothing to work on.
+    """
+    views = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
+    try:
+        jax.eval_shape(lambda x: network.clone(statistics_axis=None).init(jax.random.key(0), x, train=False), views)
+    except InputError as error:
+        raise InputError(f'augment.early_side={side}: {error}') from None
 
 
 def check_content(dataset: Dataset, record: dict[str, Any]) -> None:

@@ -9,8 +9,11 @@ from jax.sharding import Mesh
 
 from fer_jax.core.config import load_config
 from fer_jax.core.errors import InputError
+from fer_jax.core.fields import default_config
+from fer_jax.core.mesh import DATA
 from fer_jax.data.schema import Dataset
-from fer_jax.training.run import Run
+from fer_jax.model.baselines import make_any
+from fer_jax.training.run import Run, check_side
 from tests.tiny import ROOT
 
 
@@ -73,6 +76,18 @@ def test_a_window_that_no_step_lies_in_is_one_line(fields, message):
     with pytest.raises(InputError) as error:
         run_of(100, **fields)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(('name', 'least'), [('vgg10', 16), ('vgg13', 32), ('mini_xception', 8)])
+def test_the_sizes_that_a_network_takes(name, least):
+    """Four halvings of 16 leave one place, of 15 none; five take 32; those that round up take all there are."""
+    config = default_config().network
+    config.name = name
+    network = make_any(config, 7, DATA)
+    check_side(network, least)
+    if least > 8:
+        with pytest.raises(InputError, match=rf'early_side={least - 1}: views are too small .* by 2×2 leaves nothing of its maps of 1×1'):
+            check_side(network, least - 1)
 
 
 def test_a_window_that_a_short_run_leaves_empty():

@@ -183,6 +183,8 @@ def check_config(config: ConfigDict) -> None:
     profiled_steps(config.train.profile)
     if config.augment.mixup and config.augment.cutmix:
         raise InputError('augment.mixup and augment.cutmix are both on: one of them must be 0')
+    if config.data.votes_head and (config.data.dataset != 'fer2013' or config.data.votes is None):
+        raise InputError('data.votes_head needs data.dataset=fer2013, and data.votes for what its second head learns')
     if config.augment.alternate and not config.augment.flip:
         raise InputError('augment.alternate=true without augment.flip=true: no image would be mirrored')
     if config.data.folds == 1 or config.data.fold >= max(config.data.folds, 1):

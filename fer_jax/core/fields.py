@@ -28,6 +28,7 @@ BOUNDS = {
     'batch_size': (1, 2**24),
     'data.validation_fraction': (0.01, 0.9),
     'data.test_fraction': (0.01, 0.9),
+    'data.votes_head': (0, 100),
     'data.teacher_share': (0, 1),
     'data.split_seed': (0, 2**32 - 1),
     'data.folds': (0, 1000),
@@ -137,6 +138,7 @@ def default_config() -> ConfigDict:
     d.prepared = 'data'  # folder that the prepared ArrayRecord shards and their manifests are written to and read from
     d.pipeline = 'auto'  # training images: resident, whole on every device | stream, read ahead of each step | auto, by their size
     d.votes = optional(str)  # path of FER+'s fer2013new.csv: gives ferplus its labels, and fer2013 soft targets (the shares of the votes)
+    d.votes_head = 0.0  # fer2013 only: the votes teach a second head, whose loss weighs this, and labels the one that is kept; 0 is off
     d.targets = 'crossentropy'  # ferplus only: crossentropy, the votes' shares | distribution, drawn by them each time | majority
     d.teacher = optional(str)  # predictions.csv of a run on the same training images: its probabilities are mixed into the targets
     d.teacher_share = 0.5  # weight of the teacher's probabilities in the targets; the labels have the rest

@@ -6,6 +6,7 @@ The variables are a network's params and batch_stats by path, such as 'params/bl
 import dataclasses
 import hashlib
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -86,7 +87,10 @@ def read_weights(source: str) -> Weights:
     step, tree, record = read_best(path / 'checkpoints')
     config = from_record(record['config'], f'{path}: its checkpoint')
     metadata = {'step': step, 'seed': config.seed, 'content_sha256': record['content_sha256']}
-    return Weights(path.resolve().name, flat(tree), config, tuple(record['class_names']), metadata)
+    variables, classes = flat(tree), len(record['class_names'])
+    second = head_paths(config.network, classes) if config.data.votes_head else ()  # heads of which the first is kept
+    variables |= {name: variables[name][..., :classes] for name in second}
+    return Weights(path.resolve().name, variables, config, tuple(record['class_names']), metadata)
 
 
 def save_weights(path: pathlib.Path, variables: Variables, metadata: dict[str, Any]) -> int:
@@ -162,6 +166,11 @@ def shapes(network: ConfigDict, classes: int) -> dict[str, tuple[int, ...]]:
     """Path → shape of every variable of the network that a checked `config.network` names; nothing is computed."""
     tree = variable_shapes(make_any(network, classes))
     return {path: leaf.shape for path, leaf in _flatten(tree).items() if path.startswith(('params/', 'batch_stats/'))}
+
+
+def parameters(network: ConfigDict, classes: int) -> int:
+    """How many parameters the network that a checked `config.network` names has."""
+    return sum(math.prod(shape) for path, shape in shapes(network, classes).items() if path.startswith('params/'))
 
 
 def head_paths(network: ConfigDict, classes: int) -> set[str]:

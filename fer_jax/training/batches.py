@@ -51,21 +51,23 @@ def training_data(run: Run) -> Data:
     return replicate(run.mesh, {'images': run.dataset.splits['train'].images, 'targets': targets, 'weights': weights})
 
 
-def training_targets(run: Run) -> tuple[Float32[np.ndarray, 'n classes'], Float32[np.ndarray, 'n']]:
-    """What each training image is to be taken for, and how much it weighs in the loss.
+def training_targets(run: Run) -> tuple[Float32[np.ndarray, 'n outputs'], Float32[np.ndarray, 'n']]:
+    """What each training image is to be taken for, by each head, and how much it weighs in the loss.
 
     Raises:
       InputError: a teacher's predictions that cannot be read or are not of these images.
     """
     faces, classes = run.dataset.splits['train'], len(run.dataset.class_names)
-    targets = np.eye(classes, dtype=np.float32)[faces.labels] if faces.votes is None else faces.votes
+    second = run.config.data.votes_head > 0
+    targets = np.eye(classes, dtype=np.float32)[faces.labels] if faces.votes is None or second else faces.votes
     if run.config.data.teacher is not None:
         share = np.float32(run.config.data.teacher_share)
         targets = (1 - share) * targets + share * read_teacher(run.config.data.teacher, faces, run.dataset.class_names)
     weights = np.ones(len(faces), np.float32)
     if run.config.data.class_weights:
         weights = class_weights(faces.labels, classes)[faces.labels]
-    return optax.smooth_labels(targets, run.config.optimizer.label_smoothing), weights
+    targets = optax.smooth_labels(targets, run.config.optimizer.label_smoothing)
+    return np.concatenate([targets, faces.votes], axis=1) if second else targets, weights
 
 
 def class_weights(labels: Int[np.ndarray, ' n'], classes: int) -> Float[np.ndarray, ' classes']:

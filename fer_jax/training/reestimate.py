@@ -15,7 +15,7 @@ from fer_jax.data.views import crops, normalise, resized
 from fer_jax.evaluation.evaluate import batches
 from fer_jax.model.baselines import make_any
 from fer_jax.runs.state import TrainState
-from fer_jax.training.run import Run
+from fer_jax.training.run import Run, outputs
 from fer_jax.training.step import sum_over_devices
 
 BATCHES = 32  # of training images that the statistics are the mean of, at most
@@ -29,7 +29,7 @@ def make_reestimate(run: Run) -> Callable[[TrainState, int], TrainState]:
     """
     options, train = copy.deepcopy(run.config.network), run.dataset.splits['train']
     options.update({'batch_norm_momentum': 0.0, 'stochastic_depth': 0.0})  # the running statistics are then the last batch's
-    network = make_any(options, len(run.dataset.class_names), DATA if options.batch_norm == 'global' else None)
+    network = make_any(options, outputs(run.config, run.dataset), DATA if options.batch_norm == 'global' else None)
     count, devices, batch_size = min(BATCHES, run.steps_per_epoch), run.mesh.size, run.config.batch_size
 
     @functools.cache

@@ -128,8 +128,8 @@ class Run:
         return dataclasses.replace(self, schedule=schedule, optimizer=make_optimizer(self.config.optimizer, schedule))
 
     def logits(self, variables: dict[str, Any], images: Float[Array, 'batch height width 1']) -> Float[Array, 'batch classes']:
-        """The network's outputs with running statistics."""
-        return self.network.apply(variables, images, train=False)
+        """The network's outputs with running statistics, of the head that is kept."""
+        return self.network.apply(variables, images, train=False)[:, : len(self.dataset.class_names)]
 
     def record(self) -> dict[str, Any]:
         """What says, beside a checkpoint, what it is of."""
@@ -169,7 +169,7 @@ def parts(config: ConfigDict) -> Run:
     dataset = processes.agreed(lambda: dataset or load(config.data, memory))
     mesh = make_mesh(config.batch_size)
     axis = DATA if config.network.batch_norm == 'global' else None
-    network = make_any(config.network, len(dataset.class_names), axis)
+    network = make_any(config.network, outputs(config, dataset), axis)
     steps_per_epoch = len(dataset.splits['train']) // config.batch_size
     if steps_per_epoch == 0:
         raise InputError(f'batch_size {config.batch_size} is more than the {len(dataset.splits["train"])} training images')
@@ -182,6 +182,14 @@ def parts(config: ConfigDict) -> Run:
         raise InputError(f'train.profile={config.train.profile}: the run has {steps} steps')
     schedule = make_schedule(config.optimizer, steps, steps_per_epoch)
     return Run(config, dataset, mesh, network, make_optimizer(config.optimizer, schedule), schedule, steps, steps_per_epoch)
+
+
+def outputs(config: ConfigDict, dataset: Dataset) -> int:
+    """Outputs of the network while it trains: one a class, and where votes teach a second head, as many behind them for that one.
+
+    The head is linear and so is the mean behind it: a head of twice the outputs is two heads.
+    """
+    return len(dataset.class_names) * (2 if config.data.votes_head else 1)
 
 
 def check_side(network: nn.Module, side: int) -> None:

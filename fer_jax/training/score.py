@@ -123,6 +123,7 @@ def evaluate_weights(
         set_field(config, field, text)
     for field, value in from_record(weights.metadata['config'], source).network.items():
         config.network[field] = value
+    config.data.votes_head = 0.0  # weights have the head that was kept
     check_config(config)
     run = build(config)
     if run.dataset.class_names != weights.class_names:

@@ -172,13 +172,14 @@ def train_chunk(
             variables = state.variables | {'params': params}
             streams = {'depth': rng.key(state.seed, 'depth', state.step)}
             logits, updated = network.apply(variables, images, train=True, mutable=['batch_stats'], rngs=streams)
-            losses = optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
+            losses = cross_entropy(logits.astype(jnp.float32), targets, config.data.votes_head)
             return (weights * losses).sum() / config.batch_size, (logits, updated['batch_stats'])
 
         def differentiate(params: dict) -> tuple[Array, Array, dict, dict]:
             """Loss, accuracy, gradients and batch statistics, of the whole batch."""
             (value, (logits, batch_stats)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-            correct = (logits.argmax(-1) == targets.argmax(-1)).mean(dtype=jnp.float32) / devices
+            kept = slice(logits.shape[1] // (2 if config.data.votes_head else 1))
+            correct = (logits[:, kept].argmax(-1) == targets[:, kept].argmax(-1)).mean(dtype=jnp.float32) / devices
             batch_stats = jax.tree.map(lambda x: x / devices, batch_stats)
             return sum_over_devices((value, correct, gradients, batch_stats), devices)
 
@@ -205,6 +206,16 @@ def train_chunk(
         return jax.lax.scan(lambda state, _: train_step(state, data), state, length=steps)
 
     return chunk
+
+
+def cross_entropy(
+    logits: Float[Array, 'share outputs'], targets: Float[Array, 'share outputs'], second: float = 0.0
+) -> Float[Array, ' share']:
+    """Each image's cross entropy; with a `second` head, whose outputs are the second half, that of the first and so much of that one's."""
+    if not second:
+        return optax.softmax_cross_entropy(logits, targets)
+    first, other = (optax.softmax_cross_entropy(*each) for each in zip(jnp.split(logits, 2, 1), jnp.split(targets, 2, 1), strict=True))
+    return first + second * other
 
 
 def uphill(params: dict, gradients: dict, distance: float) -> dict:

@@ -16,6 +16,7 @@ from fer_jax.evaluation.figures import curves_png
 from fer_jax.evaluation.neighbour import MOST_TRAIN_IMAGES, one_nearest_neighbour
 from fer_jax.runs.checkpoint import Checkpoints
 from fer_jax.runs.process_log import process_log
+from fer_jax.runs.weights import parameters
 from fer_jax.runs.workdir import check_workdir, claim_workdir, default_workdir
 from fer_jax.training.history import History
 from fer_jax.training.loop import Loop
@@ -87,7 +88,7 @@ def finish(run: Run, workdir: pathlib.Path, checkpoints: Checkpoints, history: H
     result = {
         'name': run.config.name,
         'seed': run.config.seed,
-        'parameters': sum(leaf.size for leaf in jax.tree.leaves(state.variables['params'])),
+        'parameters': parameters(run.config.network, len(run.dataset.class_names)),
         'steps': run.steps,
         'best_step': step,
         'training_seconds': history.seconds,

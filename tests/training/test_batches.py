@@ -221,6 +221,10 @@ def test_targets_are_smoothed_and_weighed(votes):
     np.testing.assert_allclose(targets, 0.8 * shares + 0.05, rtol=1e-6)
     np.testing.assert_allclose(weights, [5 / 8, 5 / 4, 5 / 8, 5 / 4, 5 / 4], rtol=1e-6)
     assert isinstance(targets, np.ndarray) and targets.dtype == weights.dtype == np.float32
+    if votes is not None:  # with a second head the labels are the first's, and the votes as they are the second's
+        config.data.votes_head = 0.5
+        both, _ = training_targets(Run(config, dataset, mesh_of(1), network, optax.identity(), lambda step: 0.1, 1, 1))
+        np.testing.assert_allclose(both, np.hstack([0.8 * np.eye(4)[[1, 3, 1, 0, 2]] + 0.05, votes]), rtol=1e-6)
 
 
 # --- Training

@@ -67,6 +67,7 @@ def test_the_views_that_choose():
         ({'augment__erase': 0.1, 'augment__erase_from': 1}, 'augment.erase_from=1 and augment.erase_to=1: no step'),
         ({'optimizer__sam': 0.05, 'optimizer__sam_from': 1}, 'optimizer.sam=0.05 with optimizer.sam_from=1: no step'),
         ({'augment__mixup': 0.2, 'augment__mix_to': 1.2}, 'augment.mix_to=1.2: must lie between 0 and 1'),
+        ({'data__votes_head': 0.5}, 'data.votes_head needs data.dataset=fer2013, and data.votes'),
         ({'augment__flip': 'false', 'augment__alternate': 'true'}, 'augment.alternate=true without augment.flip=true'),
         ({'evaluation__ten_from': -1}, 'evaluation.ten_from=-1.0: must lie between 0 and 1'),
     ],

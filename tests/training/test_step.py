@@ -24,7 +24,7 @@ from fer_jax.runs.state import create_state, evaluated_variables
 from fer_jax.training.augment import augment_batch
 from fer_jax.training.batches import batch_rows
 from fer_jax.training.optimizer import make_optimizer
-from fer_jax.training.step import average, make_batch, make_train_chunk, mixing_mask, uphill
+from fer_jax.training.step import average, cross_entropy, make_batch, make_train_chunk, mixing_mask, uphill
 from tests import reference
 
 IMAGES, BATCH, CLASSES = 26, 8, 7
@@ -250,6 +250,15 @@ def test_cutmix_areas_follow_their_beta():
 
 
 # --- The step
+
+
+def test_the_loss_of_two_heads_by_hand():
+    """Even logits of two classes cost ln 2 whatever the target; logits ln 3 and 0 are 3/4 and 1/4."""
+    logits = jnp.log(jnp.array([[1.0, 1.0, 3.0, 1.0]]))
+    targets = jnp.array([[0.3, 0.7, 1.0, 0.0]])
+    expected = np.log(2) + 0.5 * np.log(4 / 3)
+    assert float(cross_entropy(logits, targets, 0.5)[0]) == pytest.approx(expected, rel=1e-6)
+    assert float(cross_entropy(logits[:, 2:], targets[:, 2:])[0]) == pytest.approx(np.log(4 / 3), rel=1e-6)
 
 
 def test_uphill_by_hand():

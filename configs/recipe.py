@@ -1,8 +1,10 @@
 """The search for FER2013's training recipe, on PublicTest only: one change at a time from the default, and some together.
 
 Command:   python -m fer_jax sweep --config configs/recipe.py --seeds 0-2 --config.data.path=fer2013.csv
-Hardware:  one GPU for the whole grid as it stands; on CPU with --config.epochs=5 and --only, as in results/recipe.md
-Time:      24 recipes × 3 seeds × 60 epochs; on four CPU cores 5 epochs of one take 6 to 8 minutes
+           `--only recipe-screen-base,recipe-screen-alternate` for some of them; the screens are 24 epochs each, one change from screen-base.
+           recipe-screen-votes-head reads fer2013new.csv from the folder that the command is given in.
+Hardware:  one GPU for the whole grid as it stands; on two CPU cores the screens, one after the other
+Time:      36 recipes × 3 seeds, most of 60 epochs; a screen takes 40 minutes on two CPU cores
 Accuracy:  PublicTest, one centre crop; what was tried and what it gave is in results/recipe.md. PrivateTest is not looked at (0 times).
 """
 
@@ -21,6 +23,27 @@ PUBLISHED = {
     'optimizer.label_smoothing': '0',
     'optimizer.ema': '0',
     'augment.rotate': '0',
+}
+# Name → the one thing that differs from 24 epochs of configs/fer2013.py.
+SCREENS = {
+    'base': {},
+    'early-0.4': {'augment.early_share': '0.4'},
+    'share-0.5': {
+        'augment.scale': '0.15',
+        'augment.shift': '0.05',
+        'augment.contrast': '0.2',
+        'augment.brightness': '0.1',
+        'augment.share': '0.5',
+    },
+    'alternate': {'augment.alternate': 'true'},
+    'mixup-middle': {'augment.mixup': '0.2', 'augment.mix_from': '0.2', 'augment.mix_to': '0.85'},
+    'erase-late': {'augment.erase': '0.15', 'augment.erase_from': '0.3'},
+    'sam-late': {'optimizer.sam': '0.05', 'optimizer.sam_from': '0.9'},
+    'ema-0.998': {'optimizer.ema': '0.998'},
+    'mean-0.8': {'optimizer.average_from': '0.8'},
+    'ten': {'evaluation.ten_from': '0.6'},
+    'depth-0.05': {'network.stochastic_depth': '0.05'},
+    'votes-head': {'data.votes': 'fer2013new.csv', 'data.votes_head': '0.5'},
 }
 # Name → the fields that differ from configs/fer2013.py, as on a command line.
 RECIPES = {
@@ -60,7 +83,7 @@ RECIPES = {
     'vgg10-published': PUBLISHED | {'network.name': 'vgg10'},
     'fernet-published': PUBLISHED,
     'full-augment': {'augment.scale': '0.1', 'augment.brightness': '0.1', 'augment.contrast': '0.1'},
-}
+} | {f'screen-{name}': {'epochs': '24'} | changes for name, changes in SCREENS.items()}
 
 
 def get_configs() -> Iterator[ConfigDict]:

@@ -204,6 +204,7 @@ def test_a_run_of_many_parts(folder: pathlib.Path) -> None:
         'optimizer__sam': '0.05', 'optimizer__sam_from': '0.85',
         'optimizer__ema': '0', 'optimizer__average_from': '0.6',
         'evaluation__ten_from': '0.6',
+        'network__blocks': '8', 'network__strides': '2', 'network__attention': 'none',
     }  # fmt: skip
     arguments = overrides(folder, train__checkpoint_every_epochs='0.5', **parts)
     for step in (12, 30, 45):

@@ -172,6 +172,22 @@ def card_row(title: str, scored: dict[str, Any], keys: Sequence[str] = ()) -> st
     return f'| {title} | {100 * scored["accuracy"]:.2f} ({low:.2f} to {high:.2f}) | {" | ".join(shares)} |'
 
 
+def peer_rows() -> list[str]:
+    """A line of the table for each network of results/peers; one that says so where that was not measured."""
+    path = RESULTS / 'peers' / 'measurement.json'
+    if not path.exists():
+        return ['Not measured yet.']
+    peers = read_json(path)['peers']
+    titles = list(next(iter(peers.values()))['sets'])
+    lines = [f'| network | bytes | ms a face | {" | ".join(titles)} |', f'|---|---:|---:|{"---:|" * len(titles)}']
+    for name, found in peers.items():
+        shares = [f'{100 * each["accuracy"]:.2f} / {100 * each["balanced_accuracy"]:.1f}' for each in found['sets'].values()]
+        lines.append(
+            f'| {name}, chosen on {found["chosen_on"]} | {found["bytes"]:,} | {found["milliseconds"]:.2f} | {" | ".join(shares)} |'
+        )
+    return lines
+
+
 def between(text: str, name: str, lines: list[str]) -> str:
     """`text` with `lines` in place of what stands between the marks of that name."""
     begin, end = f'<!-- {name}: written by benchmarks/results_table.py -->', f'<!-- end of {name} -->'
@@ -189,6 +205,7 @@ PAGES: dict[str, dict[str, Callable[[pathlib.Path], list[str]]]] = {
         'speed': lambda page: SPEED_HEADER + speed_rows(page),
     },
     'docs/faults.md': {'faults': lambda page: FAULTS_HEADER + fault_rows(page)},
+    'docs/others.md': {'peers': lambda page: peer_rows()},
     'fer_jax/weights/README.md': {path.stem: functools.partial(card_lines, path.stem) for path in sorted(FOLDER.glob('*.safetensors'))},
 }
 

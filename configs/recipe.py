@@ -1,7 +1,7 @@
 """The search for FER2013's training recipe, on PublicTest only: one change at a time from the default, and some together.
 
 Command:   python -m fer_jax sweep --config configs/recipe.py --seeds 0-2 --config.data.path=fer2013.csv
-           `--only recipe-screen-base,recipe-screen-alternate` for some of them; the screens are 24 epochs each, one change from screen-base.
+           `--only recipe-screen-base,recipe-screen-alternate` for some; the screens are 24 epochs each, one change from the first.
            recipe-screen-votes-head reads fer2013new.csv from the folder that the command is given in.
 Hardware:  one GPU for the whole grid as it stands; on two CPU cores the screens, one after the other
 Time:      36 recipes × 3 seeds, most of 60 epochs; a screen takes 40 minutes on two CPU cores

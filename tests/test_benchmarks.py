@@ -5,9 +5,10 @@ import os
 import sys
 import types
 
+import numpy as np
 import pytest
 
-from benchmarks import growth, roofline, startup
+from benchmarks import growth, peers, roofline, startup, time_to_accuracy
 from benchmarks.side_by_side import ROOT, Contender, race, ratio, record
 from benchmarks.training_step import make_parser, parse, repeated
 from launch import hlo
@@ -176,6 +177,37 @@ def test_growth_is_drawn():
 def test_import_times():
     text = 'import time: self [us] | cumulative | imported package\nimport time:       120 |        350 |   fer_jax.core.config\n'
     assert startup.import_times(text) == {'fer_jax.core.config': 0.00035}
+
+
+def test_minutes_to_a_target():
+    """58 % after one minute, 61 after two and 60 after three: 60 is passed at two, 65 never."""
+    seen = [(60.0, 0.58), (120.0, 0.61), (180.0, 0.6)]
+    assert time_to_accuracy.passed(seen, [58, 60, 65]) == {'58': 1.0, '60': 2.0, '65': None}
+    runs = [{'60': 2.0, '65': None}, {'60': 3.0, '65': 9.0}]
+    assert time_to_accuracy.mean(runs) == {'60': 2.5, '65': None}
+
+
+def test_a_run_is_followed_to_its_target(tmp_path):
+    """A line that is half written waits; what is no validation is passed over; the program is ended at the target."""
+    log = tmp_path / 'log'
+    lines = [{'kind': 'train'}, {'kind': 'validation', 'accuracy': 0.5}, {'kind': 'validation', 'accuracy': 0.7}]
+    text = ''.join(json.dumps(line) + chr(10) for line in lines)
+    program = f'import time; f = open({str(log)!r}, "w"); f.write({text!r} + "{{"); f.flush(); time.sleep(60)'
+    seen = time_to_accuracy.follow([sys.executable, '-c', program], log, {}, 70)
+    assert [accuracy for _, accuracy in seen] == [0.5, 0.7] and 0 < seen[-1][0] < 60
+    with pytest.raises(SystemExit, match='ended with exit code 3'):
+        time_to_accuracy.follow([sys.executable, '-c', 'raise SystemExit(3)'], tmp_path / 'none', {}, 70)
+
+
+def test_answers_of_peers_are_scored_by_the_sets_own_classes():
+    """Two of three angry faces found, the one of contempt not, which the peer does not know: recalls 2/3 and 0."""
+    names = peers.positions(('anger', 'fearful', 'disgusted', 'surprised', 'contempt'))
+    assert [peers.NAMES[place] for place in names] == ['angry', 'fear', 'disgust', 'surprise', 'contempt']
+    angry, contempt, sad = peers.positions(('angry', 'contempt', 'sad'))
+    found = peers.figures(np.array([angry, angry, angry, contempt]), np.array([angry, angry, sad, sad]))
+    assert (found['count'], found['accuracy']) == (4, 0.5)
+    assert found['recall'] == {'angry': pytest.approx(2 / 3), 'contempt': 0}
+    assert found['balanced_accuracy'] == pytest.approx(1 / 3)
 
 
 def test_common_arguments(tmp_path):

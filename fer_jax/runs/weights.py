@@ -256,7 +256,9 @@ def export_weights(workdir: pathlib.Path, out: pathlib.Path) -> None:
         calibrated[title] = calibration(divided(predictions.probabilities, temperature), predictions.labels)
     scored = centre.get(titles['test'], centre[fitted_on])
     stored, config = values(weights.config), ConfigDict(weights.config.to_dict())
-    config.update_from_flattened_dict({field: pathlib.PurePath(stored[field]).name for field in PATHS} | {'data.prepared': 'data'})
+    config.update_from_flattened_dict(
+        {field: pathlib.PurePath(stored[field]).name for field in PATHS if stored[field]} | {'data.prepared': 'data'}
+    )
     metadata = {
         'name': config.name,
         'config': config.to_dict(),

@@ -30,6 +30,7 @@ BOUNDS = {
     'data.test_fraction': (0.01, 0.9),
     'data.votes_head': (0, 100),
     'data.teacher_share': (0, 1),
+    'data.teacher_temperature': (0.05, 20),
     'data.split_seed': (0, 2**32 - 1),
     'data.folds': (0, 1000),
     'data.fold': (0, 999),
@@ -140,8 +141,11 @@ def default_config() -> ConfigDict:
     d.votes = optional(str)  # path of FER+'s fer2013new.csv: gives ferplus its labels, and fer2013 soft targets (the shares of the votes)
     d.votes_head = 0.0  # fer2013 only: the votes teach a second head, whose loss weighs this, and labels the one that is kept; 0 is off
     d.targets = 'crossentropy'  # ferplus only: crossentropy, the votes' shares | distribution, drawn by them each time | majority
-    d.teacher = optional(str)  # predictions.csv of a run on the same training images: its probabilities are mixed into the targets
+    d.teacher = optional(
+        str
+    )  # predictions.csv of a run on the same training images, or several with commas: their mean goes into the targets
     d.teacher_share = 0.5  # weight of the teacher's probabilities in the targets; the labels have the rest
+    d.teacher_temperature = 1.0  # that the teacher's logits are divided by: above 1 its probabilities are less sure of themselves
     d.dedup = 'none'  # leave out training images that stand in validation or test too: none | exact, by every pixel | near, and alike
     d.class_weights = False  # weigh each image's loss by n / (classes × images of its class), so that all classes count alike
     d.skip_bad = False  # leave out files that are no images (counted and named) instead of refusing the data set

@@ -61,13 +61,20 @@ def training_targets(run: Run) -> tuple[Float32[np.ndarray, 'n outputs'], Float3
     second = run.config.data.votes_head > 0
     targets = np.eye(classes, dtype=np.float32)[faces.labels] if faces.votes is None or second else faces.votes
     if run.config.data.teacher is not None:
-        share = np.float32(run.config.data.teacher_share)
-        targets = (1 - share) * targets + share * read_teacher(run.config.data.teacher, faces, run.dataset.class_names)
+        data, share = run.config.data, np.float32(run.config.data.teacher_share)
+        teachers = [read_teacher(path, faces, run.dataset.class_names) for path in data.teacher.split(',')]
+        targets = (1 - share) * targets + share * softened(np.mean(teachers, axis=0), data.teacher_temperature)
     weights = np.ones(len(faces), np.float32)
     if run.config.data.class_weights:
         weights = class_weights(faces.labels, classes)[faces.labels]
     targets = optax.smooth_labels(targets, run.config.optimizer.label_smoothing)
     return np.concatenate([targets, faces.votes], axis=1) if second else targets, weights
+
+
+def softened(probabilities: Float32[np.ndarray, 'n classes'], temperature: float) -> Float32[np.ndarray, 'n classes']:
+    """The probabilities of the same logits divided by `temperature`."""
+    powers = probabilities ** np.float32(1 / temperature)
+    return powers / powers.sum(1, keepdims=True)
 
 
 def class_weights(labels: Int[np.ndarray, ' n'], classes: int) -> Float[np.ndarray, ' classes']:

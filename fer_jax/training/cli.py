@@ -33,7 +33,9 @@ def train(parser: Parser) -> None:
 def evaluate(parser: Parser) -> None:
     """Evaluate a checkpoint of a run, or weights."""
     parser.add_argument('--workdir', type=pathlib.Path, help='folder of the run; not for weights')
-    which = 'best, latest or a step of a run, or else the name or file of weights; default: %(default)s'
+    which = (
+        'best, latest or a step of a run, or else the name or file of weights, or several with commas: an ensemble; default: %(default)s'
+    )
     parser.add_argument('--checkpoint', default='best', help=which)
     parser.add_argument('--config', metavar=CONFIG, help='data to evaluate weights on; default: those they were trained on')
     where = 'folder for what weights score; default: runs/evaluations/NAME-SPLIT-VIEWS'

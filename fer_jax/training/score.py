@@ -1,6 +1,7 @@
 """A checkpoint of a run × a split → table, result.json, predictions, confusion matrix, by the one evaluation path."""
 
 import contextlib
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -15,10 +16,12 @@ from fer_jax.data.schema import SPLITS, Dataset
 from fer_jax.evaluation.evaluate import make_evaluator, write_evaluation
 from fer_jax.evaluation.pictures import write_pictures
 from fer_jax.evaluation.scores import table
+from fer_jax.model.baselines import make_any
+from fer_jax.model.ensemble import Ensemble
 from fer_jax.runs.checkpoint import Checkpoints
 from fer_jax.runs.environment import environment
 from fer_jax.runs.state import TrainState, evaluated_variables
-from fer_jax.runs.weights import find_weights, load_weights, nested
+from fer_jax.runs.weights import Weights, find_weights, load_weights, nested
 from fer_jax.runs.workdir import stored_config
 from fer_jax.training.run import Run, build, check_content
 
@@ -104,9 +107,9 @@ def evaluate_weights(
     """`python -m fer_jax evaluate` without a run: scores weights, known by name or by file, on a split of a data set.
 
     Args:
-      source: as of weights.find_weights.
+      source: as of weights.find_weights; or several with commas between, whose probabilities are averaged.
       reference: the configuration whose data are scored, `FILE[:NAME=VALUE,…]`; None takes the one in the weights.
-        The network is always that of the weights.
+        The networks are always those of the weights.
       split, views: as of `evaluate_run`.
       overrides: fields of the configuration → text.
       out: folder of the files; default runs/evaluations/<name>-<split>-<views>.
@@ -114,10 +117,8 @@ def evaluate_weights(
     Raises:
       InputError: weights, data or a split that are not there, or data of other classes than the weights'.
     """
-    path = find_weights(source)
-    if path.is_dir():
-        raise InputError(f'{source} is a run: evaluate it with --workdir {source}')
-    weights = load_weights(path)
+    members = [named_weights(each) for each in source.split(',')]
+    weights = members[0]
     config = load_config(reference, overrides) if reference else weights.config
     for field, text in {} if reference else overrides.items():
         set_field(config, field, text)
@@ -126,21 +127,37 @@ def evaluate_weights(
     config.data.votes_head = 0.0  # weights have the head that was kept
     check_config(config)
     run = build(config)
-    if run.dataset.class_names != weights.class_names:
-        raise InputError(
-            f'{weights.name} tells {", ".join(weights.class_names)} apart; {run.dataset.name} has {", ".join(run.dataset.class_names)}'
-        )
+    for each in members:
+        if run.dataset.class_names != each.class_names:
+            raise InputError(
+                f'{each.name} tells {", ".join(each.class_names)} apart; {run.dataset.name} has {", ".join(run.dataset.class_names)}'
+            )
     canonical = canonical_split(run.dataset, split)
     told = weights.metadata
-    state = TrainState(told['step'], told['seed'], replicate(run.mesh, nested(weights.variables)), {}, {})
+    variables, name = nested(weights.variables), weights.name
+    if len(members) > 1:
+        run = dataclasses.replace(run, network=Ensemble(tuple(make_any(each.config.network, len(each.class_names)) for each in members)))
+        own = [nested(each.variables) for each in members]
+        variables = {kind: {f'members_{place}': each[kind] for place, each in enumerate(own)} for kind in variables}
+        name = f'{weights.name}-and-{len(members) - 1}-more'
+    state = TrainState(told['step'], told['seed'], replicate(run.mesh, variables), {}, {})
+    content = [{'name': each.name, 'sha256': each.sha256, 'trained_on_content_sha256': each.metadata['content_sha256']} for each in members]
     origin = {
         'protocol': told['protocol'],
         'step': told['step'],
         'seed': told['seed'],
-        'weights': {'name': weights.name, 'sha256': weights.sha256, 'trained_on_content_sha256': told['content_sha256']},
+        'weights': content[0] if len(content) == 1 else content,
     }
-    folder = out or pathlib.Path('runs') / 'evaluations' / f'{weights.name}-{run.dataset.split_titles[canonical]}-{views}'
+    folder = out or pathlib.Path('runs') / 'evaluations' / f'{name}-{run.dataset.split_titles[canonical]}-{views}'
     return score(run, state, canonical, views, folder, origin)
+
+
+def named_weights(source: str) -> Weights:
+    """The weights of that name or file (as of weights.find_weights); InputError where it is a run, which has a command of its own."""
+    path = find_weights(source)
+    if path.is_dir():
+        raise InputError(f'{source} is a run: evaluate it with --workdir {source}')
+    return load_weights(path)
 
 
 def canonical_split(dataset: Dataset, name: str) -> str:

@@ -16,6 +16,7 @@ from fer_jax.core.config import load_config, values
 from fer_jax.core.errors import InputError
 from fer_jax.core.fields import default_config
 from fer_jax.core.files import read_json
+from fer_jax.data.predictions import read_predictions
 from fer_jax.runs import weights as module
 from fer_jax.runs.checkpoint import Checkpoints
 from fer_jax.runs.weights import (
@@ -390,6 +391,20 @@ def test_the_weights_score_as_their_run_did(finished, exported, folder):
     ours = read_json(finished / 'evaluations/best-test-centre/result.json')
     assert scored['protocol'] == ours['protocol'] and scored['step'] == ours['step']
     assert scored['weights']['name'] == 'toy-tiny' and scored['weights']['sha256'] == load_weights(exported).sha256
+
+
+@pytest.mark.slow
+def test_an_ensemble_is_the_mean_of_its_members(exported, folder):
+    """Two files that answer differently: image by image the probabilities are halfway between."""
+    other, weights, found = folder / 'other.safetensors', load_weights(exported), {}
+    save_weights(other, {path: 0.5 * value if 'head' in path else value for path, value in weights.variables.items()}, weights.metadata)
+    for name, checkpoint in (('one', str(exported)), ('other', str(other)), ('both', f'{exported},{other}')):
+        arguments = ['evaluate', '--checkpoint', checkpoint, '--split', 'test', '--views', 'ten', '--out', str(folder / name)]
+        assert main([*arguments, f'--config.data.prepared={folder / "prepared"}']) == 0
+        found[name] = read_predictions(folder / name / 'predictions.csv', weights.class_names).probabilities
+    np.testing.assert_allclose(found['both'], (found['one'] + found['other']) / 2, atol=2e-6)
+    told = read_json(folder / 'both' / 'result.json')['weights']
+    assert [each['sha256'] for each in told] == [weights.sha256, load_weights(other).sha256]
 
 
 @pytest.mark.slow

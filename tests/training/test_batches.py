@@ -4,6 +4,7 @@ import functools
 import pathlib
 import signal
 import threading
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -225,6 +226,20 @@ def test_targets_are_smoothed_and_weighed(votes):
         config.data.votes_head = 0.5
         both, _ = training_targets(Run(config, dataset, mesh_of(1), network, optax.identity(), lambda step: 0.1, 1, 1))
         np.testing.assert_allclose(both, np.hstack([0.8 * np.eye(4)[[1, 3, 1, 0, 2]] + 0.05, votes]), rtol=1e-6)
+
+
+def test_the_mean_of_several_teachers(tmp_path):
+    """Of 3/4 and 1/4: 1/2, by a temperature of 2 still; of twice 0.9, whose odds are 9 to 1: 3 to 1. Labels have 0.4 beside."""
+    header = 'index,label,prediction,probability_a,probability_b'
+    for name, first in (('one', '0.75,0.25'), ('two', '0.25,0.75')):
+        (tmp_path / name).write_text('\n'.join([header, f'0,b,a,{first}', '1,a,a,0.9,0.1']))
+    config = default_config()
+    config.optimizer.label_smoothing, config.data.teacher_share, config.data.teacher_temperature = 0.0, 0.6, 2.0
+    config.data.teacher = f'{tmp_path / "one"},{tmp_path / "two"}'
+    faces = Faces(np.zeros((2, 48, 48), np.uint8), np.array([1, 0], np.int32))
+    taught = mock.Mock(config=config, dataset=Dataset('drawn', ('a', 'b'), {'train': faces}, {'train': 'train'}, {}), spec=Run)
+    targets, _ = training_targets(taught)
+    np.testing.assert_allclose(targets, [[0.3, 0.7], [0.4 + 0.6 * 0.75, 0.6 * 0.25]], rtol=1e-6)
 
 
 # --- Training

@@ -141,9 +141,7 @@ def default_config() -> ConfigDict:
     d.votes = optional(str)  # path of FER+'s fer2013new.csv: gives ferplus its labels, and fer2013 soft targets (the shares of the votes)
     d.votes_head = 0.0  # fer2013 only: the votes teach a second head, whose loss weighs this, and labels the one that is kept; 0 is off
     d.targets = 'crossentropy'  # ferplus only: crossentropy, the votes' shares | distribution, drawn by them each time | majority
-    d.teacher = optional(
-        str
-    )  # predictions.csv of a run on the same training images, or several with commas: their mean goes into the targets
+    d.teacher = optional(str)  # predictions.csv of a run on the same images, or several with commas: their mean goes into the targets
     d.teacher_share = 0.5  # weight of the teacher's probabilities in the targets; the labels have the rest
     d.teacher_temperature = 1.0  # that the teacher's logits are divided by: above 1 its probabilities are less sure of themselves
     d.dedup = 'none'  # leave out training images that stand in validation or test too: none | exact, by every pixel | near, and alike

@@ -207,12 +207,13 @@ def test_a_run_of_many_parts(folder: pathlib.Path) -> None:
         'network__blocks': '8', 'network__strides': '2', 'network__attention': 'none',
     }  # fmt: skip
     arguments = overrides(folder, train__checkpoint_every_epochs='0.5', **parts)
-    for step in (12, 30, 45):
+    for step in (10, 25, 35):  # of 42
         code, _ = kill_at(step, signal.SIGKILL, folder / 'parts-killed', *arguments)
         assert code == -signal.SIGKILL
-    for name in ('parts', 'parts-killed'):
-        code, _, err = run('train', '--workdir', str(folder / name), *arguments)
+    for name, traced in (('parts', ['--config.train.profile=20:22']), ('parts-killed', [])):
+        code, _, err = run('train', '--workdir', str(folder / name), *arguments, *traced)
         assert code == 0, err
+    assert len(list((folder / 'parts' / 'profile').rglob('*.xplane.pb'))) == 1
     assert_same_run(folder / 'parts', folder / 'parts-killed')
     result = json.loads((folder / 'parts' / 'result.json').read_text())
     assert result['best_step'] > 0.6 * result['steps']

@@ -247,7 +247,7 @@ def test_votes_teach_a_second_head_that_is_not_kept(tmp_path: pathlib.Path) -> N
     file = str(tmp_path / 'w.safetensors')
     code, out, err = run('weights', '--workdir', str(tmp_path / 'run'), '--out', file)
     assert code == 0 and f'{result["parameters"]:,} parameters' in out, err
-    code, _, err = run('evaluate', '--checkpoint', file, '--out', str(tmp_path / 'again'), *arguments[-5:])
+    code, _, err = run('evaluate', '--checkpoint', file, '--out', str(tmp_path / 'again'), *arguments[-6:])
     assert code == 0, err
     again = json.loads((tmp_path / 'again' / 'result.json').read_text())
     assert again['confusion_matrix'] == result['test_centre']['confusion_matrix']

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from fer_jax import __version__
 from fer_jax.core.command_line import OVERRIDES, Parser, split_overrides
 from fer_jax.core.errors import Diverged, InputError, Interrupted, NotSaved, ToldElsewhere, unknown
-from fer_jax.core.terminal import leave, tell_warnings
+from fer_jax.core.terminal import forgive_output, leave, tell_warnings
 from fer_jax.data.cli import prepare
 from fer_jax.export.cli import export
 from fer_jax.inference.cli import demo, explain, predict
@@ -99,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def program() -> NoReturn:
     """What `fer-jax` and `python -m fer_jax` run."""
+    forgive_output()
     leave(main())
 
 

@@ -26,7 +26,8 @@ def write_atomic(path: str | os.PathLike, content: bytes | str) -> None:
       OSError: the disk is full or the folder cannot be written; the old file stands and no temp file is left.
     """
     with open_atomic(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        # A name that is no UTF-8, as of a folder of pictures, comes as lone surrogates.
+        file.write(content.encode(errors='backslashreplace') if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 
 from fer_jax.core.errors import Diverged, InputError, Interrupted, NotSaved, ToldElsewhere
 from fer_jax.core.mesh import meet_on_all_devices
+from fer_jax.core.terminal import forgiving
 
 LOST_SECONDS = 60  # without a sign of life, after which a process is taken to be lost; most losses are seen at once, by a closed connection
 MESSAGE_BYTES = 1000  # of an error that processes tell one another
@@ -124,10 +125,10 @@ def first_line(error: Exception) -> str:
 def keep_stdout_to_python() -> None:
     """From now on only Python writes to standard output, and what C++ says there is lost: each process tells of each connection."""
     sys.stdout.flush()
-    ours = os.fdopen(os.dup(1), 'w', buffering=1)
+    ours = os.fdopen(os.dup(1), 'w', buffering=1, encoding=sys.stdout.encoding)
     with open(os.devnull, 'w') as nowhere:
         os.dup2(nowhere.fileno(), 1)
-    sys.stdout = ours
+    sys.stdout = forgiving(ours)
 
 
 def is_lead() -> bool:

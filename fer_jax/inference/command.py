@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from fer_jax.core import processes
 from fer_jax.core.errors import InputError, printable
 from fer_jax.core.files import open_atomic
+from fer_jax.core.terminal import reader_is_gone
 from fer_jax.inference.classifier import Classifier, Face, classify, load
 from fer_jax.inference.display import Display
 from fer_jax.inference.faces import Detector
@@ -66,7 +67,7 @@ def predict_sources(
                     for shot in shots(name, detector):
                         last = name
                         yield shot
-                        if stopped():
+                        if stopped() or not (writers or targets) and reader_is_gone():
                             return
                 except InputError as error:
                     display.clear()

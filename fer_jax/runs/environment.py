@@ -46,7 +46,7 @@ def code_revision(package: pathlib.Path) -> dict[str, Any]:
 
     def git(*arguments: str) -> str:
         command = ['git', '-C', str(package), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, timeout=10, check=True).stdout.decode(errors='replace').strip()
 
     try:
         git('ls-files', '--error-unmatch', '__init__.py')  # a checkout around a virtual environment is not this code's

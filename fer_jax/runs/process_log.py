@@ -17,7 +17,7 @@ LOG = logging.getLogger('fer_jax.run')
 def process_log(workdir: pathlib.Path, process: int) -> Iterator[None]:
     """Writes what this process does meanwhile to `workdir`/logs/process-<k>.log: who and where it is, each message, how it ended."""
     (workdir / 'logs').mkdir(exist_ok=True)
-    handler = logging.FileHandler(workdir / 'logs' / f'process-{process}.log')
+    handler = logging.FileHandler(workdir / 'logs' / f'process-{process}.log', encoding='utf-8', errors='backslashreplace')
     handler.handleError = lambda record: None  # a full disk is told of by what matters more than this log
     handler.setFormatter(logging.Formatter('%(asctime)s  %(message)s'))
     LOG.propagate = False

@@ -1,0 +1,74 @@
+"""Every command where its output is of another encoding than UTF-8, and a run whose output nobody reads."""
+
+import json
+import pathlib
+import re
+import signal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tiny import ROOT, overrides, run, start
+
+pytestmark = pytest.mark.slow
+COMMANDS = re.findall(r'^\| `(\w+)` \|', (ROOT / 'README.md').read_text('utf-8'), re.MULTILINE)
+FIELDS = {'epochs': '1', 'network__blocks': '8', 'network__strides': '2', 'network__stem': '4', 'parallel__cpu_devices': '1'}
+
+
+def arguments(folder: pathlib.Path) -> dict[str, list[str]]:
+    """Each command's, in an order in which each has what it needs; files with names that neither ASCII nor cp1252 has."""
+    workdir, picture = str(folder / 'Läufe → 表'), str(folder / 'Gesicht × 表.png')
+    fields, weights = overrides(folder, **FIELDS), str(folder / 'é.safetensors')
+    Image.fromarray(np.arange(48 * 48, dtype=np.uint8).reshape(48, 48)).save(picture)
+    return {
+        'prepare': fields,
+        'summary': [],
+        'train': ['--workdir', workdir, *fields],
+        'evaluate': ['--workdir', workdir],
+        'weights': ['--workdir', workdir, '--out', weights],
+        'report': ['--workdir', workdir],
+        'export': ['--workdir', workdir, '--format', 'stablehlo', '--out', str(folder / 'é.stablehlo')],
+        'predict': [picture, '--no-detect', '--checkpoint', weights],
+        'explain': [picture, '--no-detect', '--checkpoint', weights, '--out', str(folder / 'explained')],
+        'sweep': ['--seeds', '0', '--workdir', str(folder / 'sweep'), *fields, '--config.evaluation.test=false'],
+    }
+
+
+@pytest.mark.parametrize(
+    'environment', ['PYTHONIOENCODING=ascii', 'PYTHONIOENCODING=cp1252', 'LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0']
+)
+def test_every_command_of_the_readme_in_another_encoding(environment: str, tmp_path: pathlib.Path) -> None:
+    variables = dict(pair.split('=') for pair in environment.split())
+    known = arguments(tmp_path)
+    assert sorted([*known, 'demo']) == sorted(COMMANDS)
+    for command, given in known.items():
+        code, out, err = run(command, *given, environment=variables, encoding='latin-1')
+        assert code == 0 and 'Traceback' not in err and 'Error' not in err, (command, err)
+        assert out and (variables.get('PYTHONIOENCODING') == 'cp1252' or out.isascii()), (command, out)
+    result = json.loads((tmp_path / 'Läufe → 表' / 'result.json').read_text('utf-8'))
+    assert result['test_ten']['count'] > 0
+    demo = start('demo', '--port', '0', '--checkpoint', str(tmp_path / 'é.safetensors'), environment=variables, encoding='latin-1')
+    try:
+        assert re.match(r'http://127\.0\.0\.1:\d+ shows', demo.stdout.readline())
+    finally:
+        demo.send_signal(signal.SIGINT)
+        _, err = demo.communicate(timeout=60)
+    assert 'Traceback' not in err
+
+
+def test_a_run_whose_output_is_cut_off_has_its_result(tmp_path: pathlib.Path) -> None:
+    process = start('train', '--workdir', str(tmp_path / 'run'), *overrides(tmp_path, **FIELDS))
+    assert process.stdout.readline().startswith('run: ')
+    process.stdout.close()  # as `| head -1` does
+    err = process.stderr.read()
+    assert process.wait(300) == 0 and 'Traceback' not in err and 'Error' not in err
+    assert (tmp_path / 'run' / 'result.json').exists()
+
+
+@pytest.mark.skipif(not pathlib.Path('/dev/full').exists(), reason='no /dev/full')
+def test_a_run_with_a_full_disk_below_its_log_has_its_result(tmp_path: pathlib.Path) -> None:
+    with open('/dev/full', 'w') as full:
+        process = start('train', '--workdir', str(tmp_path / 'run'), *overrides(tmp_path, **FIELDS), to=full)
+        assert process.wait(300) == 0
+    assert (tmp_path / 'run' / 'result.json').exists()

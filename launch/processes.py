@@ -102,6 +102,10 @@ def attend(processes: list[subprocess.Popen], signals: list[int], patience: floa
         if ended and deadline == float('inf'):
             # One that dies of what was passed on had not joined the others yet: they would wait for it in vain.
             deadline = time.monotonic() + (0 if passed and -signal.SIGTERM in ended else patience)
+            if ended[0] < 0 and not passed:
+                # Before a stack trace of JAX's C++, which is how those end that wait in it for the lost one to join.
+                lost = [process.returncode for process in processes].index(ended[0])
+                print(f'fer_jax: process {lost} was killed by signal {-ended[0]}; the others end with it, with more to say', file=sys.stderr)
         if time.monotonic() >= deadline:
             for process in running:
                 process.kill()

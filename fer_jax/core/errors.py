@@ -46,6 +46,16 @@ class DataWarning(UserWarning):
         super().__init__(one_line(message))
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, or a thread's, in Python or in JAX."""
+    return isinstance(error, MemoryError) or any(each in str(error) for each in ('RESOURCE_EXHAUSTED', "can't start new thread"))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library says, cut to a length that can be read."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
 def one_line(message: str) -> str:
     """A message that may hold anything from a file, as one line of bounded length that a terminal can show."""
     message = printable(str(message))

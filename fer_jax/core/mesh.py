@@ -1,6 +1,5 @@
 """The devices: the mesh over them, how arrays lie on it, their memory, and the first sum over all of them."""
 
-import os
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fer_jax.core.errors import InputError
+from fer_jax.core.memory import Room, check_room, host_room, size
 
 DATA = 'data'  # the mesh axis that shares a batch
 REPLICA = 'replica'  # the mesh axis that shares out runs which differ in their seed only
@@ -74,7 +74,27 @@ def settle(tree: Any) -> None:
 
 def device_memory() -> int:
     """Bytes of memory of one device, of the smallest in any process (all must call this); of a CPU device, its part of the host's."""
+    room, sharing = device_room()
+    memory = room.most // sharing
+    return memory if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.float32(memory)).min())
+
+
+def device_room() -> tuple[Room, int]:
+    """The memory of one device of this process, and how many of its devices share that: all on CPU, elsewhere none."""
     devices = jax.local_devices()
     known = devices[0].memory_stats() or {}
-    memory = known.get('bytes_limit') or os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // len(devices)
-    return memory if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.float32(memory)).min())
+    if most := known.get('bytes_limit'):
+        return Room(most, most - known.get('bytes_in_use', 0), f'a device has {size(most)}'), 1
+    return host_room(), len(devices)
+
+
+def check_program(program: jax.stages.Compiled, what: str, cure: str) -> None:
+    """Returns if the memory that a compiled program takes beside its arguments is left.
+
+    Raises:
+      InputError: it is not. Run all the same, one of several virtual CPU devices might find no more, and the others wait for it for ever.
+    """
+    if taken := program.memory_analysis():
+        room, sharing = device_room()
+        own = taken.temp_size_in_bytes + max(0, taken.output_size_in_bytes - taken.alias_size_in_bytes)
+        check_room({what: sharing * own}, room, cure)

@@ -7,21 +7,23 @@ import logging
 import os
 import pathlib
 import platform
+import select
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from fer_jax.core.errors import Diverged, InputError, Interrupted, NotSaved, ToldElsewhere
+from fer_jax.core.errors import Diverged, InputError, Interrupted, NotSaved, ToldElsewhere, first_line, out_of_memory
 from fer_jax.core.mesh import meet_on_all_devices
 from fer_jax.core.terminal import forgiving
 
 LOST_SECONDS = 60  # without a sign of life, after which a process is taken to be lost; most losses are seen at once, by a closed connection
+STUCK_SECONDS = 20.0  # that a signal waits for the main thread: less than the 30 s that clusters give a process to end
 MESSAGE_BYTES = 1000  # of an error that processes tell one another
 
 Outcome = TypeVar('Outcome')
@@ -117,11 +119,6 @@ def give_up(how: str, processes: int | None, process: int | None, seconds: int) 
     os._exit(1)
 
 
-def first_line(error: Exception) -> str:
-    """The first line of what a library says, cut to a length that can be read."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
 def keep_stdout_to_python() -> None:
     """From now on only Python writes to standard output, and what C++ says there is lost: each process tells of each connection."""
     sys.stdout.flush()
@@ -180,7 +177,8 @@ def ending_together() -> Iterator[None]:
         together = isinstance(error, Diverged | Interrupted) or isinstance(error, InputError) and error.everywhere
         if jax.process_count() == 1 or together:
             raise
-        who, lost = f'process {jax.process_index()} of {jax.process_count()}', isinstance(error, jax.errors.JaxRuntimeError)
+        who = f'process {jax.process_index()} of {jax.process_count()}'
+        lost = isinstance(error, jax.errors.JaxRuntimeError) and not out_of_memory(error)
         what = 'another process is gone; the same command goes on from the last checkpoint' if lost else type(error).__name__
         text = f'error: {who}: {error}' if isinstance(error, InputError | NotSaved) else f'{who}: {what} ({first_line(error)})'
         logging.getLogger('fer_jax.run').info(text)
@@ -194,7 +192,7 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     """Yields a function that says whether SIGTERM or SIGINT has come; a second one acts as if nobody listened.
 
     Of several processes each is to ask equally often: a signal to one of them then stops all at the same question. JAX
-    listens for SIGTERM there, and SIGINT is passed on as one.
+    listens for SIGTERM there, and SIGINT is passed on as one. A single process is ended by `watch` where C++ does not let go of it.
     """
     several, seen, questions = jax.process_count() > 1, [], itertools.count(1)
 
@@ -209,7 +207,56 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
 
     kept = {number: signal.signal(number, listen) for number in ((signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT))}
     try:
-        yield stopped
+        with contextlib.nullcontext() if several else watched(seen):
+            yield stopped
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def watched(seen: list[int]) -> Iterator[None]:
+    """Ends this process when a signal to stop does not come to `seen`, as none does while the main thread is held by C++.
+
+    That is within `STUCK_SECONDS`, or at once when another comes. A computation may never end: where one of several virtual devices finds
+    no memory, say, and the others wait for it. Python hands a signal's number to a pipe, whatever the main thread does.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    elsewhere = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    watcher = threading.Thread(target=watch, args=(reading, elsewhere, seen), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(elsewhere)
+        os.write(writing, bytes(1))
+        watcher.join()
+        os.close(reading)
+        os.close(writing)
+
+
+def watch(reading: int, elsewhere: int, seen: list[int]) -> None:
+    """Reads the numbers of signals, passes them on to the pipe that had them before, and returns at a 0; see `watched`."""
+    came = 0
+    while True:
+        ready = select.select([reading], [], [], STUCK_SECONDS if came > len(seen) else None)[0]
+        number = os.read(reading, 1)[0] if ready else None
+        if number == 0:
+            return
+        if number is not None and elsewhere >= 0:
+            with contextlib.suppress(OSError):
+                os.write(elsewhere, bytes([number]))
+        if number in (signal.SIGTERM, signal.SIGINT, None):
+            if came > len(seen):
+                end_stuck()
+            came += number is not None
+
+
+def end_stuck() -> NoReturn:
+    """Ends the process from another thread than the one that does not come back."""
+    text = 'stopped by a signal within a computation that did not end; what was saved before stands, the same command goes on from there'
+    logging.getLogger('fer_jax.run').info(text)
+    print(text, file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(75)

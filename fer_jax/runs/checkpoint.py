@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from fer_jax.core.errors import InputError, NotSaved
+from fer_jax.core.errors import InputError, NotSaved, out_of_memory
 from fer_jax.core.mesh import whole
 from fer_jax.core.processes import agreed, is_lead
 from fer_jax.runs.state import TrainState
@@ -201,7 +201,7 @@ def read_best(folder: pathlib.Path) -> tuple[int, dict[str, Any], dict[str, Any]
 
 def another_is_gone(error: Exception) -> bool:
     """Whether it was another process that ended what the processes did together, of which files can tell nothing."""
-    return jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError)
+    return jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError) and not out_of_memory(error)
 
 
 def clear_away(folder: pathlib.Path, seconds: float = 2.0) -> None:

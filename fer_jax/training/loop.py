@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from fer_jax.core.errors import Diverged, Interrupted
-from fer_jax.core.mesh import settle
+from fer_jax.core.mesh import check_program, settle
 from fer_jax.core.processes import is_lead
 from fer_jax.data.schema import Faces
 from fer_jax.evaluation.evaluate import Evaluation, make_evaluator
@@ -21,6 +21,7 @@ from fer_jax.runs.metric_writer import MetricWriter
 from fer_jax.runs.state import TrainState, evaluated_variables
 from fer_jax.training.batches import Data, call_bounds, training_batches
 from fer_jax.training.history import Best
+from fer_jax.training.memory import CURE
 from fer_jax.training.reestimate import make_reestimate
 from fer_jax.training.run import Run
 from fer_jax.training.saving import Saver, restore
@@ -117,7 +118,9 @@ class Loop:
             streamed = 0 if train.in_memory else len(train)
             run, config, side = self.run, self.run.config_at(first), self.run.side(first)
             chunk = make_train_chunk(config, run.network, run.optimizer, run.mesh, length, streamed, side, mean_from=run.mean_from)
-            return chunk.lower(self.state, data).compile()
+            program = chunk.lower(self.state, data).compile()
+            check_program(program, f'a step of {config.batch_size:,} images', CURE)
+            return program
 
     def take(self, metrics: Metrics, step: int, read_state: Callable[[], TrainState]) -> None:
         """Takes over what the call of the steps up to `step` gave, and does what is due after it.

@@ -13,12 +13,13 @@ from ml_collections import ConfigDict
 
 from fer_jax.core import processes
 from fer_jax.core.errors import Diverged, InputError, Interrupted
-from fer_jax.core.mesh import REPLICA, make_replica_mesh, settle, whole
+from fer_jax.core.mesh import REPLICA, check_program, make_replica_mesh, settle, whole
 from fer_jax.runs.checkpoint import Checkpoints
 from fer_jax.runs.state import TrainState
 from fer_jax.runs.workdir import check_workdir, claim_workdir
 from fer_jax.training.batches import call_bounds, training_data
 from fer_jax.training.loop import Loop, make_evaluators
+from fer_jax.training.memory import CURE, check_memory
 from fer_jax.training.run import build
 from fer_jax.training.step import make_train_chunk, steps_per_call
 from fer_jax.training.tracing import tracing
@@ -45,6 +46,7 @@ def train_together(configs: Sequence[ConfigDict], workdirs: Sequence[pathlib.Pat
     run = build(configs[0])
     if not run.dataset.splits['train'].in_memory:
         raise InputError('several runs in one program share resident data: set data.pipeline=resident, or leave --together out')
+    check_memory(run, len(configs))
     with contextlib.ExitStack() as stack:
         stopped = stack.enter_context(processes.stop_signals())
         loops, evaluators = [], make_evaluators(run)
@@ -95,6 +97,7 @@ def advance(loops: dict[int, Loop]) -> dict[int, Diverged]:
                     which = {'side': run.side(first), 'mean_from': run.mean_from}
                     chunk = make_train_chunk(run.config_at(first), run.network, run.optimizer, mesh, compiled, **which)
                     chunk = chunk.lower(held, data).compile()
+                    check_program(chunk, f'a step of {len(loops)} seeds', CURE)
             trace(first, last - first, held)
             held, metrics = chunk(held, data)
             each = split(metrics)

@@ -85,8 +85,7 @@ class Run:
 
     def initial_state(self) -> TrainState:
         """The state before the first step, whole on every device of the mesh."""
-        # Two hundred small draws that run once: compiling them well takes longer than anything they do.
-        return jax.jit(self._create, out_shardings=whole(self.mesh), compiler_options={'xla_backend_optimization_level': 0})()
+        return self._creation.lower().compile()()
 
     def first_state(self) -> tuple[TrainState, dict[str, Any] | None]:
         """The initial state, with the variables of config.init_from in it where that is set, and what was loaded of them.
@@ -114,7 +113,7 @@ class Run:
 
     def abstract_state(self) -> TrainState:
         """Shapes and types of the state; nothing is computed."""
-        return jax.eval_shape(self._create)
+        return self._creation.out_info
 
     def damped(self, rollbacks: int) -> 'Run':
         """The run with the learning rate that so many rollbacks leave it."""
@@ -141,25 +140,33 @@ class Run:
             'split_titles': self.dataset.split_titles,
         }
 
-    def _create(self) -> TrainState:
+    @functools.cached_property
+    def _creation(self) -> jax.stages.Traced:
         averaged = self.config.optimizer.ema > 0 or self.mean_from is not None
-        return create_state(self.network, self.optimizer, self.config.seed, averaged)
+
+        def create() -> TrainState:
+            return create_state(self.network, self.optimizer, self.config.seed, averaged)
+
+        # Two hundred small draws that run once: compiling them well takes longer than anything they do.
+        return jax.jit(create, out_shardings=whole(self.mesh), compiler_options={'xla_backend_optimization_level': 0}).trace()
 
 
-def build(config: ConfigDict, wanted: Callable[[], bool] = lambda: True) -> Run | None:
+def build(config: ConfigDict, wanted: Callable[[], bool] = lambda: True, training: bool = True) -> Run | None:
     """Starts JAX, reads (and where needed prepares) the data, and builds what `config` names; of several processes all must call this.
 
     Args:
       wanted: asked after the start and before anything is read, such as by joining other processes; where not, None is returned.
+      training: steps are to be taken; otherwise the size of their batches is no matter, and all devices evaluate.
 
     Raises:
-      InputError: data that cannot be read, fewer training images than a batch, or views, windows or steps to be traced that do not fit.
+      InputError: data that cannot be read; and for training, fewer images than a batch, a batch that does not divide over the devices,
+        or views, windows or steps to be traced that do not fit.
     """
     processes.start(config.parallel.cpu_devices)
-    return processes.agreed(lambda: parts(config)) if wanted() else None
+    return processes.agreed(lambda: parts(config, training)) if wanted() else None
 
 
-def parts(config: ConfigDict) -> Run:
+def parts(config: ConfigDict, training: bool) -> Run:
     """What `build` does once JAX has started and the processes know each other."""
     memory, lead = device_memory(), processes.is_lead()
     if not lead:
@@ -167,18 +174,19 @@ def parts(config: ConfigDict) -> Run:
     # The lead first, which may have to prepare the data; the others then find them prepared.
     dataset = processes.agreed(lambda: load(config.data, memory) if lead else None)
     dataset = processes.agreed(lambda: dataset or load(config.data, memory))
-    mesh = make_mesh(config.batch_size)
+    mesh = make_mesh(config.batch_size if training else jax.device_count())
     axis = DATA if config.network.batch_norm == 'global' else None
     network = make_any(config.network, outputs(config, dataset), axis)
-    steps_per_epoch = len(dataset.splits['train']) // config.batch_size
+    steps_per_epoch = len(dataset.splits['train']) // config.batch_size or int(not training)
     if steps_per_epoch == 0:
         raise InputError(f'batch_size {config.batch_size} is more than the {len(dataset.splits["train"])} training images')
     steps = max(1, round(config.epochs * steps_per_epoch))
-    windows(config, steps)
+    if training:
+        windows(config, steps)
     if config.augment.early_share:
         check_side(network, config.augment.early_side)
     profiled = profiled_steps(config.train.profile)
-    if profiled and profiled[1] > steps:
+    if training and profiled and profiled[1] > steps:
         raise InputError(f'train.profile={config.train.profile}: the run has {steps} steps')
     schedule = make_schedule(config.optimizer, steps, steps_per_epoch)
     return Run(config, dataset, mesh, network, make_optimizer(config.optimizer, schedule), schedule, steps, steps_per_epoch)

@@ -91,7 +91,7 @@ def evaluate_run(workdir: pathlib.Path, checkpoint: str, split: str, views: str,
         if field not in MOVABLE:
             raise InputError(f"--config.{field}: an evaluation takes the run's own configuration; only {', '.join(MOVABLE)} may differ")
         set_field(config, field, text)
-    run = build(config)
+    run = build(config, training=False)
     canonical = canonical_split(run.dataset, split)
     with contextlib.closing(Checkpoints(workdir / 'checkpoints', config.train.keep_checkpoints)) as checkpoints:
         kind, step = checkpoints.find(checkpoint)
@@ -126,7 +126,7 @@ def evaluate_weights(
         config.network[field] = value
     config.data.votes_head = 0.0  # weights have the head that was kept
     check_config(config)
-    run = build(config)
+    run = build(config, training=False)
     for each in members:
         if run.dataset.class_names != each.class_names:
             raise InputError(

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 
-from fer_jax.core.errors import Diverged, InputError, Interrupted
+from fer_jax.core.errors import Diverged, InputError, Interrupted, out_of_memory
 from fer_jax.runs.claims import Claim, acquire, end, folder_time, heartbeat, latest
 from fer_jax.training import plan
 from fer_jax.training.plan import Failure, SweepRun
@@ -214,10 +214,11 @@ def give_memory_back() -> None:
 
 
 def failure_of(error: Exception) -> Failure:
-    """What to tell of an error of one run; the traceback of one that nobody foresaw is printed."""
+    """What to tell of an error of one run; the traceback of one that nobody foresaw is printed. Memory may be short for this run alone."""
     if isinstance(error, InputError | Diverged | OSError):
         return Failure(str(error), isinstance(error, InputError))
-    traceback.print_exception(error)
+    if not out_of_memory(error):
+        traceback.print_exception(error)
     return Failure(f'{type(error).__name__}: {" ".join(str(error).split())[:300]}', is_input=False)
 
 

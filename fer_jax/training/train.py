@@ -20,6 +20,7 @@ from fer_jax.runs.weights import parameters
 from fer_jax.runs.workdir import check_workdir, claim_workdir, default_workdir
 from fer_jax.training.history import History
 from fer_jax.training.loop import Loop
+from fer_jax.training.memory import check_memory
 from fer_jax.training.rollback import run_to_end
 from fer_jax.training.run import Run, build
 from fer_jax.training.score import score
@@ -37,7 +38,7 @@ def train(config: ConfigDict, workdir: pathlib.Path | None = None, connect: Call
       What it wrote to result.json; None when the run was finished before.
 
     Raises:
-      InputError: bad data, or a workdir that holds something else or in which another process is at work.
+      InputError: bad data, more than the memory holds, or a workdir that holds something else or in which another process is at work.
       Diverged: a loss that is not finite, or exploded; the checkpoints before it stand.
       NotSaved: what could not be written; what was saved before stands.
       Interrupted: after SIGTERM or SIGINT, with a checkpoint saved.
@@ -55,6 +56,7 @@ def train(config: ConfigDict, workdir: pathlib.Path | None = None, connect: Call
         print(f'run: {workdir}' if run else f'{workdir}: this run is finished; its result is in {workdir / "result.json"}')
     if run is None:
         return None
+    processes.agreed(lambda: check_memory(run))
     with contextlib.ExitStack() as stack:
         processes.agreed(lambda: stack.enter_context(claim_workdir(workdir, config)) if lead else None)
         processes.agreed(lambda: check_shared(workdir))

@@ -1,6 +1,7 @@
 """How a process starts: its virtual devices, and where its compiled programs are kept."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -32,3 +33,34 @@ def test_a_second_start_takes_what_the_first_compiled(tmp_path):
     assert place.startswith(str(tmp_path / 'fer_jax')) and first
     assert cached() == (place, first)
     assert cached(JAX_COMPILATION_CACHE_DIR=str(tmp_path / 'told')) == (str(tmp_path / 'told'), first)
+
+
+@pytest.mark.parametrize(('signals', 'seconds'), [([signal.SIGTERM], 0.01), ([signal.SIGINT, signal.SIGINT], 1000)])
+def test_a_signal_that_the_main_thread_does_not_take_ends_the_process(signals, seconds, monkeypatch, capsys):
+    """One after a while, a second at once."""
+    monkeypatch.setattr(processes, 'STUCK_SECONDS', seconds)
+    monkeypatch.setattr(os, '_exit', sys.exit)
+    reading, writing = os.pipe()
+    os.write(writing, bytes(signals))
+    with pytest.raises(SystemExit) as end:
+        processes.watch(reading, -1, [])
+    assert end.value.code == 75 and capsys.readouterr().err.startswith('stopped by a signal within a computation')
+    os.close(reading)
+    os.close(writing)
+
+
+def test_signals_that_are_taken_end_nothing_and_reach_who_listened_before(monkeypatch):
+    before, pipe = os.pipe()
+    os.set_blocking(pipe, False)
+    listening = signal.set_wakeup_fd(pipe)
+    try:
+        with processes.stop_signals() as stopped:
+            assert not stopped()
+            signal.raise_signal(signal.SIGTERM)
+            assert stopped()
+        assert signal.set_wakeup_fd(pipe) == pipe
+    finally:
+        signal.set_wakeup_fd(listening)
+        os.close(pipe)
+    assert os.read(before, 100) == bytes([signal.SIGTERM])
+    os.close(before)

@@ -1,0 +1,107 @@
+"""How much memory this process may still take, by the machine, its cgroup and its ulimit; and the word for too little of it."""
+
+import pathlib
+import resource
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from fer_jax.core.errors import InputError
+
+PAGE = resource.getpagesize()
+ADDRESSES = 3 << 29  # bytes that Python, JAX and the threads of both have mapped before anything is computed, at least
+RESERVE = 1 << 28  # bytes left to programs, threads and what libraries hold
+
+
+class Room(NamedTuple):
+    """How many bytes may be taken in all, how many are left of them, and what says so."""
+
+    most: int
+    left: int
+    bound: str
+
+
+def host_room() -> Room:
+    """What is least left to this process by the machine's memory, its cgroup (v1 and v2) and `ulimit`.
+
+    What other processes hold counts as left, for they may end: what does not fit then never will.
+    """
+    held = held_bytes()
+    bounds = [(machine_bytes(), 'VmRSS', 'this machine has'), (cgroup_bytes(), 'VmRSS', 'the cgroup of this process may take')]
+    for kind, what, flag in ((resource.RLIMIT_AS, 'VmSize', '-v'), (resource.RLIMIT_DATA, 'VmData', '-d')):
+        most = resource.getrlimit(kind)[0]
+        bounds.append((None if most == resource.RLIM_INFINITY else most, what, f'ulimit {flag} allows'))
+    rooms = [Room(most, most - held.get(what, 0), f'{text} {size(most)}') for most, what, text in bounds if most]
+    return min(rooms, key=lambda room: room.left, default=Room(1 << 62, 1 << 62, 'no bound is known'))
+
+
+def machine_bytes() -> int | None:
+    """The machine's memory."""
+    try:
+        return int(pathlib.Path('/proc/meminfo').read_text().partition('MemTotal:')[2].split()[0]) << 10
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def held_bytes() -> dict[str, int]:
+    """VmSize (addresses), VmData (those that may be written) and VmRSS (what lies in memory) of this process, where Linux tells."""
+    try:
+        lines = pathlib.Path('/proc/self/status').read_text().splitlines()
+    except OSError:
+        return {}
+    return {line.partition(':')[0]: int(line.split()[1]) << 10 for line in lines if line.endswith(' kB')}
+
+
+def cgroup_bytes(mount: pathlib.Path = pathlib.Path('/sys/fs/cgroup'), own: pathlib.Path = pathlib.Path('/proc/self/cgroup')) -> int | None:
+    """The least bound of the cgroup that this process is in and of those around it; None where there is none.
+
+    Args:
+      mount: where cgroups are mounted: version 2's, or the folder of version 1's controllers.
+      own: says which cgroup this process is in; from inside a container that may not be found below `mount`, whose top is then its own.
+    """
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return None
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(':', 2)
+        if controllers and 'memory' not in controllers.split(','):
+            continue
+        top, name = (mount / 'memory', 'memory.limit_in_bytes') if controllers else (mount, 'memory.max')
+        folder = top / path.lstrip('/')
+        for each in (folder, *folder.parents):
+            if each.is_relative_to(top):
+                try:
+                    found.append(int((each / name).read_text()))
+                except (OSError, ValueError):  # no such file, or no bound, which is called max
+                    continue
+    return min(found, default=None)
+
+
+def check_room(parts: Mapping[str, int], room: Room, cure: str) -> None:
+    """Returns if what the `parts` take, in bytes by what they are, is left.
+
+    Raises:
+      InputError: it is not; the message has each part, and `cure`, what would take less.
+    """
+    needed = sum(parts.values()) + RESERVE
+    if needed > room.left:
+        listed = ', '.join(f'{size(taken)} for {what}' for what, taken in sorted(parts.items(), key=lambda item: -item[1]) if taken)
+        left = size(max(0, room.left))
+        raise InputError(f'this would take {size(needed)} of memory, {listed}; but {room.bound}, of which {left} are left: {cure}')
+
+
+def check_addresses() -> None:
+    """Returns if `ulimit -v` leaves room for JAX itself, whose C++ would else abort where it cannot start a thread.
+
+    Raises:
+      InputError: it does not.
+    """
+    most = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if most != resource.RLIM_INFINITY and most < ADDRESSES:
+        raise InputError(f'ulimit -v allows {size(most)} of addresses: Python, JAX and their threads alone need {size(ADDRESSES)}')
+
+
+def size(count: int) -> str:
+    """`3.2 GB` of a number of bytes, or MB below one."""
+    return f'{count / 1e9:,.1f} GB' if count >= 1e9 else f'{count / 1e6:,.0f} MB'

@@ -1,0 +1,69 @@
+"""What a run takes of memory, worked out before anything of it is compiled or computed."""
+
+import functools
+import math
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+from jax import Array
+
+from fer_jax.core.memory import check_room
+from fer_jax.core.mesh import device_room
+from fer_jax.data.views import CROP_SIDE
+from fer_jax.training.run import Run
+
+CURE = 'a smaller batch_size or network, or another machine, would do'
+
+
+def check_memory(run: Run, runs: int = 1) -> None:
+    """Returns if what the run holds is left of the memory: on CPU, that of all its virtual devices together.
+
+    The parts are counted as XLA holds them: on each device the state and the gradients, the resident training images, and of its share of
+    a batch what the forward pass keeps for the backward one. XLA's own plan, which may be somewhat more or less, is looked at when
+    the step is compiled (mesh.check_program).
+
+    Args:
+      runs: that are trained in one program.
+
+    Raises:
+      InputError: it is not; the message has the parts.
+    """
+    state, train, config = run.abstract_state(), run.dataset.splits['train'], run.config
+    room, sharing = device_room()
+    data = len(train) * (math.prod(train.images.shape[1:]) + 4 * len(run.dataset.class_names) + 4) if train.in_memory else 0
+    kept = activation_bytes(run.network, flax.core.freeze(state.variables), config.batch_size // run.mesh.size)
+    copies = min(sharing, run.mesh.size)
+    parts = {
+        f'activations of {config.batch_size:,} images': copies * kept,
+        'parameters, moments, average and gradients': copies * runs * (tree_bytes(state) + tree_bytes(state.variables['params'])),
+        'training images': copies * data,
+    }
+    where = f'{copies} {jax.default_backend()} device(s)'
+    check_room({f'{what} on {where}': taken for what, taken in parts.items()}, room, CURE)
+
+
+@functools.cache
+def activation_bytes(network: nn.Module, variables: Any, images: int) -> int:
+    """Bytes of what a network's forward pass keeps of so many images for the backward pass; nothing is computed.
+
+    Args:
+      variables: shapes and types, as a FrozenDict.
+    """
+
+    def backward(variables: dict[str, Any], images: Array) -> Any:
+        def logits(params: dict[str, Any]) -> Array:
+            streams = {'depth': jax.random.key(0)}
+            return network.apply(variables | {'params': params}, images, train=True, mutable=['batch_stats'], rngs=streams)[0]
+
+        return jax.vjp(logits, variables['params'])[1]
+
+    network = network.clone(statistics_axis=None)  # there is no mesh here
+    views = jax.ShapeDtypeStruct((images, CROP_SIDE, CROP_SIDE, 1), jax.numpy.float32)
+    return tree_bytes(jax.eval_shape(backward, flax.core.unfreeze(variables), views))
+
+
+def tree_bytes(tree: Any) -> int:
+    """Bytes of all arrays of a tree, or of their shapes and types."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

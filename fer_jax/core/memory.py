@@ -1,5 +1,6 @@
 """How much memory this process may still take, by the machine, its cgroup and its ulimit; and the word for too little of it."""
 
+import os
 import pathlib
 import resource
 from collections.abc import Mapping
@@ -8,7 +9,13 @@ from typing import NamedTuple
 from fer_jax.core.errors import InputError
 
 PAGE = resource.getpagesize()
-ADDRESSES = 3 << 29  # bytes that Python, JAX and the threads of both have mapped before anything is computed, at least
+CORES = os.cpu_count() or 1
+# What `ulimit` bounds, what of it this process holds, and how much Python, JAX and the threads of both (a hundred, and some for each core)
+# take of it before anything is computed. With less, XLA cannot start a thread, and waits for it for ever or ends in C++.
+LIMITS = (
+    (resource.RLIMIT_AS, '-v', 'VmSize', (4 << 30) + (CORES << 27)),  # addresses, also those at which nothing lies
+    (resource.RLIMIT_DATA, '-d', 'VmData', (3 << 29) + (CORES << 26)),  # those that may be written to
+)
 RESERVE = 1 << 28  # bytes left to programs, threads and what libraries hold
 
 
@@ -26,12 +33,17 @@ def host_room() -> Room:
     What other processes hold counts as left, for they may end: what does not fit then never will.
     """
     held = held_bytes()
-    bounds = [(machine_bytes(), 'VmRSS', 'this machine has'), (cgroup_bytes(), 'VmRSS', 'the cgroup of this process may take')]
-    for kind, what, flag in ((resource.RLIMIT_AS, 'VmSize', '-v'), (resource.RLIMIT_DATA, 'VmData', '-d')):
-        most = resource.getrlimit(kind)[0]
-        bounds.append((None if most == resource.RLIM_INFINITY else most, what, f'ulimit {flag} allows'))
-    rooms = [Room(most, most - held.get(what, 0), f'{text} {size(most)}') for most, what, text in bounds if most]
+    in_memory = held.get('VmRSS', 0)
+    bounds = [(machine_bytes(), in_memory, 'this machine has'), (cgroup_bytes(), in_memory, 'the cgroup of this process may take')]
+    bounds += [(limit(kind), max(own, held.get(what, 0)), f'ulimit {flag} allows') for kind, flag, what, own in LIMITS]
+    rooms = [Room(most, most - taken, f'{text} {size(most)}') for most, taken, text in bounds if most]
     return min(rooms, key=lambda room: room.left, default=Room(1 << 62, 1 << 62, 'no bound is known'))
+
+
+def limit(kind: int) -> int | None:
+    """What `ulimit` allows of a kind, in bytes; None without a bound."""
+    most = resource.getrlimit(kind)[0]
+    return None if most == resource.RLIM_INFINITY else most
 
 
 def machine_bytes() -> int | None:
@@ -91,15 +103,17 @@ def check_room(parts: Mapping[str, int], room: Room, cure: str) -> None:
         raise InputError(f'this would take {size(needed)} of memory, {listed}; but {room.bound}, of which {left} are left: {cure}')
 
 
-def check_addresses() -> None:
-    """Returns if `ulimit -v` leaves room for JAX itself, whose C++ would else abort where it cannot start a thread.
+def check_limits() -> None:
+    """Returns if `ulimit` leaves room for JAX itself.
 
     Raises:
       InputError: it does not.
     """
-    most = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if most != resource.RLIM_INFINITY and most < ADDRESSES:
-        raise InputError(f'ulimit -v allows {size(most)} of addresses: Python, JAX and their threads alone need {size(ADDRESSES)}')
+    for kind, flag, _, own in LIMITS:
+        most = limit(kind)
+        if most is not None and most < own:
+            why = f'of which Python, JAX and their threads alone take {size(own)}, though they fill little of it'
+            raise InputError(f'ulimit {flag} allows {size(most)} of memory, {why}: raise it, or bound the memory by a cgroup')
 
 
 def size(count: int) -> str:

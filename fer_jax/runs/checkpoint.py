@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from fer_jax.core.errors import InputError, NotSaved, out_of_memory
+from fer_jax.core.memory import RESERVE, host_room
 from fer_jax.core.mesh import whole
 from fer_jax.core.processes import agreed, is_lead
 from fer_jax.runs.state import TrainState
@@ -98,7 +99,7 @@ class Checkpoints:
 
         Raises:
           InputError: it is not what was saved.
-          JaxRuntimeError: of several processes another is gone.
+          JaxRuntimeError: of several processes another is gone; or, as MemoryError, the memory ran out.
         """
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole(mesh)), abstract)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore())
@@ -106,7 +107,7 @@ class Checkpoints:
         try:
             restored = self.managers[kind].restore(step, args=items)
         except Exception as error:  # of many kinds; whatever else they say, these files are not what was saved
-            if another_is_gone(error):
+            if another_is_gone(error) or starved(error, abstract):
                 raise
             raise InputError(f'{path}: damaged ({reason(error)})') from None
         return restored.state, unsealed(restored.record, parts(restored.state), path)
@@ -202,6 +203,12 @@ def read_best(folder: pathlib.Path) -> tuple[int, dict[str, Any], dict[str, Any]
 def another_is_gone(error: Exception) -> bool:
     """Whether it was another process that ended what the processes did together, of which files can tell nothing."""
     return jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError) and not out_of_memory(error)
+
+
+def starved(error: Exception, state: TrainState) -> bool:
+    """Whether an allocation failed because there is no memory for such a state, rather than of what damaged files asked for."""
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    return out_of_memory(error) and host_room().left < 2 * size + RESERVE
 
 
 def clear_away(folder: pathlib.Path, seconds: float = 2.0) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from fer_jax.core import memory
 from fer_jax.core.errors import InputError, out_of_memory
-from fer_jax.core.memory import RESERVE, Room, cgroup_bytes, check_addresses, check_room, host_room
+from fer_jax.core.memory import RESERVE, Room, cgroup_bytes, check_limits, check_room, host_room
 
 GB = 10**9
 
@@ -47,6 +47,8 @@ def bound(monkeypatch, machine=None, cgroup=None, addresses=resource.RLIM_INFINI
     monkeypatch.setattr(memory, 'cgroup_bytes', lambda: cgroup)
     monkeypatch.setattr(memory, 'held_bytes', lambda: {'VmRSS': GB, 'VmSize': 4 * GB, 'VmData': 2 * GB})
     limits = {resource.RLIMIT_AS: addresses, resource.RLIMIT_DATA: data}
+    own = [(kind, flag, what, 3 * GB) for kind, flag, what, _ in memory.LIMITS]
+    monkeypatch.setattr(memory, 'LIMITS', own)
     monkeypatch.setattr(resource, 'getrlimit', lambda kind: (limits[kind], resource.RLIM_INFINITY))
 
 
@@ -56,7 +58,7 @@ def bound(monkeypatch, machine=None, cgroup=None, addresses=resource.RLIM_INFINI
         ({'machine': 8 * GB}, 8, 7, 'this machine has 8.0 GB'),
         ({'machine': 8 * GB, 'cgroup': 3 * GB}, 3, 2, 'the cgroup of this process may take 3.0 GB'),
         ({'machine': 8 * GB, 'addresses': 10 * GB}, 10, 6, 'ulimit -v allows 10.0 GB'),
-        ({'machine': 8 * GB, 'data': 5 * GB}, 5, 3, 'ulimit -d allows 5.0 GB'),
+        ({'machine': 8 * GB, 'data': 5 * GB}, 5, 2, 'ulimit -d allows 5.0 GB'),  # JAX's own 3 GB, though 2 are held so far
     ],
 )
 def test_what_leaves_least_is_the_bound(bounds, most, left, said, monkeypatch):
@@ -75,12 +77,13 @@ def test_what_does_not_fit_is_told_part_by_part_the_largest_first():
     )
 
 
-def test_too_few_addresses_for_jax_itself(monkeypatch):
-    bound(monkeypatch, addresses=GB)
-    with pytest.raises(InputError, match=r'ulimit -v allows 1\.0 GB of addresses: Python, JAX and their threads alone need'):
-        check_addresses()
-    bound(monkeypatch, addresses=100 * GB)
-    check_addresses()
+@pytest.mark.parametrize(('bounds', 'said'), [({'addresses': GB}, r'ulimit -v allows 1\.0 GB'), ({'data': 10**6}, 'ulimit -d allows 1 MB')])
+def test_too_little_for_jax_itself(bounds, said, monkeypatch):
+    bound(monkeypatch, **bounds)
+    with pytest.raises(InputError, match=f'{said} of memory, of which Python, JAX and their threads alone take'):
+        check_limits()
+    bound(monkeypatch, addresses=100 * GB, data=100 * GB)
+    check_limits()
 
 
 def test_which_errors_say_that_memory_ran_out():

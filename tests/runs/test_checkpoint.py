@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from fer_jax.core.errors import InputError, NotSaved
+from fer_jax.core.memory import Room
 from fer_jax.core.mesh import make_mesh
 from fer_jax.runs.checkpoint import Checkpoints, checksum, read_best, reason, sealed, unsealed
 from fer_jax.runs.state import TrainState
@@ -178,6 +179,20 @@ def test_a_save_that_another_process_ended_is_no_fault_of_the_disk(checkpoints: 
     monkeypatch.setattr(jax, 'process_count', lambda: 2)
     with pytest.raises(jax.errors.JaxRuntimeError):
         checkpoints.wait()
+    monkeypatch.undo()
+
+
+def test_a_checkpoint_is_not_damaged_where_there_is_no_memory_to_read_it(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    def restore(*arguments: object, **options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(checkpoints.managers['latest'], 'restore', restore)
+    asked = ('latest', 20, jax.eval_shape(lambda: state(0)), make_mesh(4))
+    with pytest.raises(InputError, match='latest/20: damaged'):  # there is enough, so that it was the files that asked for more
+        checkpoints.restore(*asked)
+    monkeypatch.setattr('fer_jax.runs.checkpoint.host_room', lambda: Room(10**9, 10**8, 'this machine has 1.0 GB'))
+    with pytest.raises(MemoryError):
+        checkpoints.restore(*asked)
     monkeypatch.undo()
 
 

@@ -90,8 +90,8 @@ def cgroup_bytes(mount: pathlib.Path = pathlib.Path('/sys/fs/cgroup'), own: path
     return min(found, default=None)
 
 
-def check_room(parts: Mapping[str, int], room: Room, cure: str) -> None:
-    """Returns if what the `parts` take, in bytes by what they are, is left.
+def check_room(parts: Mapping[str, int], room: Room, where: str, cure: str) -> None:
+    """Returns if what the `parts` take, in bytes by what they are, is left where the room is.
 
     Raises:
       InputError: it is not; the message has each part, and `cure`, what would take less.
@@ -100,7 +100,9 @@ def check_room(parts: Mapping[str, int], room: Room, cure: str) -> None:
     if needed > room.left:
         listed = ', '.join(f'{size(taken)} for {what}' for what, taken in sorted(parts.items(), key=lambda item: -item[1]) if taken)
         left = size(max(0, room.left))
-        raise InputError(f'this would take {size(needed)} of memory, {listed}; but {room.bound}, of which {left} are left: {cure}')
+        raise InputError(
+            f'this would take {size(needed)} of memory on {where}, {listed}; but {room.bound}, of which {left} are left: {cure}'
+        )
 
 
 def check_limits() -> None:

@@ -97,4 +97,4 @@ def check_program(program: jax.stages.Compiled, what: str, cure: str) -> None:
     if taken := program.memory_analysis():
         room, sharing = device_room()
         own = taken.temp_size_in_bytes + max(0, taken.output_size_in_bytes - taken.alias_size_in_bytes)
-        check_room({what: sharing * own}, room, cure)
+        check_room({what: sharing * own}, room, f'{sharing} {jax.default_backend()} device(s)', cure)

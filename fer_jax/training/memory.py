@@ -40,8 +40,7 @@ def check_memory(run: Run, runs: int = 1) -> None:
         'parameters, moments, average and gradients': copies * runs * (tree_bytes(state) + tree_bytes(state.variables['params'])),
         'training images': copies * data,
     }
-    where = f'{copies} {jax.default_backend()} device(s)'
-    check_room({f'{what} on {where}': taken for what, taken in parts.items()}, room, CURE)
+    check_room(parts, room, f'{copies} {jax.default_backend()} device(s)', CURE)
 
 
 @functools.cache

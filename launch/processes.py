@@ -105,7 +105,7 @@ def attend(processes: list[subprocess.Popen], signals: list[int], patience: floa
             if ended[0] < 0 and not passed:
                 # Before a stack trace of JAX's C++, which is how those end that wait in it for the lost one to join.
                 lost = [process.returncode for process in processes].index(ended[0])
-                print(f'fer_jax: process {lost} was killed by signal {-ended[0]}; the others end with it, with more to say', file=sys.stderr)
+                print(f'fer_jax: process {lost} was killed by signal {-ended[0]}; the others end with it', file=sys.stderr)
         if time.monotonic() >= deadline:
             for process in running:
                 process.kill()

@@ -39,6 +39,7 @@ def check_memory(run: Run, runs: int = 1) -> None:
         f'activations of {config.batch_size:,} images': copies * kept,
         'parameters, moments, average and gradients': copies * runs * (tree_bytes(state) + tree_bytes(state.variables['params'])),
         'training images': copies * data,
+        'the copy that a checkpoint is written from': tree_bytes(state) if jax.default_backend() == 'cpu' else 0,  # else on the host
     }
     check_room(parts, room, f'{copies} {jax.default_backend()} device(s)', CURE)
 

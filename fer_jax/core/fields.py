@@ -34,6 +34,7 @@ BOUNDS = {
     'data.split_seed': (0, 2**32 - 1),
     'data.folds': (0, 1000),
     'data.fold': (0, 999),
+    'data.megapixels': (1, 5000),
     'data.toyfaces_images': (350, 10_000_000),
     'augment.rotate': (0, 180),
     'augment.scale': (0, 0.9),
@@ -147,6 +148,7 @@ def default_config() -> ConfigDict:
     d.dedup = 'none'  # leave out training images that stand in validation or test too: none | exact, by every pixel | near, and alike
     d.class_weights = False  # weigh each image's loss by n / (classes × images of its class), so that all classes count alike
     d.skip_bad = False  # leave out files that are no images (counted and named) instead of refusing the data set
+    d.megapixels = 250  # millions of pixels that a picture may have; more are refused as a decompression bomb
     d.validation_fraction = 0.1  # share of the training images drawn for validation, by class, where the source has no validation split
     d.test_fraction = 0.1  # share drawn for the test, likewise, where the source has no test split
     d.split_seed = 0  # of the two draws above and of folds; apart from `seed`, so that runs of several seeds share one test set

@@ -42,7 +42,8 @@ CORRUPT = (
 )
 MAX_HEADER = 1 << 20  # bytes of a tar's header for a long name or for attributes; tarfile reads it whole
 MAX_DEPTH = 100  # of folders in each other
-JUNK = ('thumbs.db', 'desktop.ini')  # what desktops leave in folders, besides names that start with a dot
+# What desktops and file servers leave in folders, besides names that start with a dot: passed over without a word.
+JUNK = frozenset(('thumbs.db', 'ehthumbs.db', 'desktop.ini', 'icon\r', '__macosx', '@eadir', '$recycle.bin', 'system volume information'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,8 +176,7 @@ def _entries(path: str | os.PathLike) -> Iterator[Member]:
         raise InputError(f'{path}: neither a folder nor a zip or tar archive')
     with contextlib.closing(readers[form](pathlib.Path(path))) as found:
         for member in found:
-            parts = member.name.split('/')
-            if '__MACOSX' not in parts and not any(part.startswith('.') for part in parts) and parts[-1].lower() not in JUNK:
+            if not any(part.startswith('.') or part in JUNK for part in member.name.lower().split('/')):
                 yield member
 
 

@@ -6,12 +6,14 @@ It comes under a signed agreement: it is read where the user has it, never downl
 import dataclasses
 import os
 import re
+from collections.abc import Collection
 
 import numpy as np
 
 from fer_jax.core.errors import InputError, printable
-from fer_jax.data.archive import Listing, kind, listing, members
-from fer_jax.data.images import class_position, is_image_name, read_images, read_layout
+from fer_jax.data.archive import kind, listing, members
+from fer_jax.data.folders import Layout, class_position, pictures_in, read_images, read_layout
+from fer_jax.data.images import MEGAPIXELS
 from fer_jax.data.schema import Source, unofficial
 from fer_jax.data.table import USAGES, read_table
 
@@ -25,7 +27,7 @@ FRAME = re.compile(r'(S\d+)_(\d+)_(\d+)')
 LABEL_FILE = re.compile(r'(S\d+)_(\d+)_\d+_emotion\.txt')
 
 
-def read(path: str | os.PathLike, skip_bad: bool = False) -> Source:
+def read(path: str | os.PathLike, skip_bad: bool = False, megapixels: int = MEGAPIXELS) -> Source:
     """CK+ from CK+48's class folders, from ckextended.csv, or from a folder with cohn-kanade-images/ and Emotion/; archives too.
 
     Images carry subject ('S010') and sequence ('S010_004'), but for the CSV, which has neither and 8 classes. Of the original
@@ -36,22 +38,21 @@ def read(path: str | os.PathLike, skip_bad: bool = False) -> Source:
       InputError: the file, row, image, label or class that is wrong, by name.
     """
     names = None if kind(path) == 'file' else listing(path)
+    pictures = names and pictures_in(path, names)
     if names and any(name.endswith('_emotion.txt') for name in names.files):
-        return _read_original(path, names, skip_bad)
-    if names and any(is_image_name(name) for name in names.files):
-        layout = read_layout(names, str(path))
-        files = {name: (split, class_position(folder, CLASSES, SYNONYMS, path)) for name, (split, folder) in layout.files.items()}
-        return _source(path, files, dict(layout.titles) or {'train': 'CK+'}, skip_bad)
+        return _source(path, _original(path, pictures), skip_bad, megapixels)
+    if pictures:
+        return _source(path, read_layout(names, pictures, str(path)), skip_bad, megapixels)
     splits = read_table(path, CSV_CLASSES)
     titles = {'train': 'CK+'} if len(splits) == 1 else {split: usage for usage, split in USAGES.items()}
     return Source('ckplus', CSV_CLASSES, splits, titles)
 
 
-def _read_original(path: str | os.PathLike, names: Listing, skip_bad: bool) -> Source:
+def _original(path: str | os.PathLike, pictures: Collection[str]) -> Layout:
+    """The last frames of the labelled films, as if they stood in folders of classes."""
     frames: dict[tuple[str, str], list[str]] = {}
-    for name in names.files:
-        match = FRAME.match(name.split('/')[-1])
-        if match and is_image_name(name):
+    for name in pictures:
+        if match := FRAME.match(name.split('/')[-1]):
             frames.setdefault((match[1], match[2]), []).append(name)
     files = {}
     for sequence, label in _emotions(path).items():
@@ -59,11 +60,12 @@ def _read_original(path: str | os.PathLike, names: Listing, skip_bad: bool) -> S
             raise InputError(f'{path}: sequence {"_".join(sequence)} has a label but no images: is cohn-kanade-images/ beside Emotion/?')
         for name in sorted(frames[sequence], key=lambda name: name.split('/')[-1])[-LAST_FRAMES:]:
             files[name] = ('train', label)
-    return _source(path, files, {'train': 'CK+'}, skip_bad)
+    note = f'{len(pictures) - len(files):,} images are not among the last {LAST_FRAMES} of a labelled film and left out'
+    return Layout(files, {}, (note,), ())
 
 
-def _emotions(path: str | os.PathLike) -> dict[tuple[str, str], int]:
-    """(subject, sequence) → position in CLASSES, out of files that hold one number such as 3.0000000e+00."""
+def _emotions(path: str | os.PathLike) -> dict[tuple[str, str], str]:
+    """(subject, sequence) → class, out of files that hold one number such as 3.0000000e+00."""
     labels = {}
     for member in members(path):
         match = LABEL_FILE.fullmatch(member.name.split('/')[-1])
@@ -75,12 +77,14 @@ def _emotions(path: str | os.PathLike) -> dict[tuple[str, str], int]:
         if number not in EMOTIONS:
             known = ', '.join(f'{code} {name}' for code, name in EMOTIONS.items())
             raise InputError(f'{member.where}: unknown label {ascii(text[:20])}: known are {known}')
-        labels[match[1], match[2]] = CLASSES.index(EMOTIONS[number])
+        labels[match[1], match[2]] = EMOTIONS[number]
     return labels
 
 
-def _source(path: str | os.PathLike, files: dict[str, tuple[str, int]], titles: dict[str, str], skip_bad: bool) -> Source:
-    read = read_images(path, files, skip_bad)
+def _source(path: str | os.PathLike, layout: Layout, skip_bad: bool, megapixels: int) -> Source:
+    files = {name: (split, class_position(folder, CLASSES, SYNONYMS, path)) for name, (split, folder) in layout.files.items()}
+    titles = dict(layout.titles) or {'train': 'CK+'}
+    read = read_images(path, files, skip_bad, megapixels)
     matches = [FRAME.match(name.split('/')[-1]) for name in read.names]
     faces = dataclasses.replace(
         read.faces,
@@ -92,4 +96,4 @@ def _source(path: str | os.PathLike, files: dict[str, tuple[str, int]], titles: 
     if nameless:
         warnings.insert(0, f'CK+: {len(nameless):,} images have no subject in their names (as S010_004_00000017.png), first {nameless[0]}')
     splits = {split: faces.take(read.splits == split) for split in titles}
-    return Source('ckplus', CLASSES, splits, titles, read.skipped, tuple(filter(None, warnings)))
+    return Source('ckplus', CLASSES, splits, titles, read.skipped, (*layout.warnings, *filter(None, warnings)), layout.notes)

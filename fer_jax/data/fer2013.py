@@ -3,7 +3,8 @@
 import os
 
 from fer_jax.data.archive import kind, listing
-from fer_jax.data.images import class_position, is_image_name, read_images, read_layout
+from fer_jax.data.folders import class_position, pictures_in, read_images, read_layout
+from fer_jax.data.images import MEGAPIXELS
 from fer_jax.data.schema import Source, unofficial
 from fer_jax.data.table import USAGES, read_table
 
@@ -19,7 +20,7 @@ OFFICIAL = {
 OFFICIAL[BOTH_TESTS] = tuple(sum(pair) for pair in zip(OFFICIAL['PublicTest'], OFFICIAL['PrivateTest'], strict=True))
 
 
-def read(path: str | os.PathLike, skip_bad: bool = False) -> Source:
+def read(path: str | os.PathLike, skip_bad: bool = False, megapixels: int = MEGAPIXELS) -> Source:
     """FER2013 from a CSV (fer2013.csv, icml_face_data.csv, train.csv), an archive of one, or train/angry/… as folder or archive.
 
     A CSV without Usage is all Training. A folder of train and test alone has PublicTest and PrivateTest together as its test
@@ -29,14 +30,16 @@ def read(path: str | os.PathLike, skip_bad: bool = False) -> Source:
       InputError: the file, row, image, label, class or Usage that is wrong, by name.
     """
     names = None if kind(path) == 'file' else listing(path)
-    if names is None or not any(is_image_name(name) for name in names.files):
-        splits, skipped, both_tests = read_table(path, CLASSES), (), False
+    pictures = names and pictures_in(path, names)
+    if not pictures:
+        splits, skipped, both_tests, warnings, notes = read_table(path, CLASSES), (), False, (), ()
     else:
-        layout = read_layout(names, str(path))
+        layout = read_layout(names, pictures, str(path))
+        warnings, notes = layout.warnings, layout.notes
         files = {name: (split, class_position(folder, CLASSES, SYNONYMS, path)) for name, (split, folder) in layout.files.items()}
-        found = read_images(path, files, skip_bad)
+        found = read_images(path, files, skip_bad, megapixels)
         splits, skipped = {split: found.faces.take(found.splits == split) for split in layout.titles or ('train',)}, found.skipped
         both_tests = set(splits) == {'train', 'test'} and 'private' not in layout.titles['test'].lower()
     titles = {split: TITLES[split] for split in splits} | ({'test': BOTH_TESTS} if both_tests else {})
     told = (unofficial(f'FER2013 {titles[split]}', faces, CLASSES, OFFICIAL[titles[split]]) for split, faces in splits.items())
-    return Source('fer2013', CLASSES, splits, titles, skipped, tuple(filter(None, told)))
+    return Source('fer2013', CLASSES, splits, titles, skipped, (*warnings, *filter(None, told)), notes)

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from fer_jax.core.errors import InputError
 from fer_jax.data import fer2013
 from fer_jax.data.archive import open_csv
+from fer_jax.data.images import MEGAPIXELS
 from fer_jax.data.schema import SPLITS, Faces, Source
 from fer_jax.data.table import rows
 
@@ -26,7 +27,7 @@ VOTERS = 10
 STRICT = 'strict majority'  # the part of a split that is scored beside the whole
 
 
-def read(path: str | os.PathLike, votes: str | os.PathLike, targets: str, skip_bad: bool = False) -> Source:
+def read(path: str | os.PathLike, votes: str | os.PathLike, targets: str, skip_bad: bool = False, megapixels: int = MEGAPIXELS) -> Source:
     """FER2013's CSV with FER+'s votes for its rows: labels are the largest votes.
 
     Images whose largest vote is no emotion leave every split. Of Training those are left that `targets` uses: by `majority` the
@@ -35,7 +36,7 @@ def read(path: str | os.PathLike, votes: str | os.PathLike, targets: str, skip_b
     Raises:
       InputError: as of fer2013.read and read_votes; or the data are no CSV with three splits.
     """
-    source = fer2013.read(path, skip_bad)
+    source = fer2013.read(path, skip_bad, megapixels)
     cast = read_votes(votes, source.splits, source.split_titles)
     splits, notes = {}, []
     for split, faces in source.splits.items():
@@ -47,7 +48,7 @@ def read(path: str | os.PathLike, votes: str | os.PathLike, targets: str, skip_b
         splits[split] = Faces(faces.images, labels, rows=faces.rows).take(used)
         counts = f'{np.count_nonzero(used):,} of {len(faces):,} images, {np.count_nonzero(strict):,} with a {STRICT}'
         notes.append(f'{source.split_titles[split]}: {counts}')
-    return Source('ferplus', CLASSES, splits, source.split_titles, source.skipped, source.warnings, tuple(notes))
+    return Source('ferplus', CLASSES, splits, source.split_titles, source.skipped, source.warnings, (*source.notes, *notes))
 
 
 def join(votes_path: str | os.PathLike, targets: str, faces: Faces, split: str) -> tuple[Float32[np.ndarray, 'n 8'], Bool[np.ndarray, 'n']]:

@@ -1,77 +1,200 @@
-"""Image files as 48×48 grey faces, and folders of them as splits and classes."""
+"""Picture files of any kind as 8 bits of grey or RGB: what is a picture, and the one way from its pixels to a grey face."""
 
 import contextlib
-import dataclasses
+import importlib
 import io
-import itertools
-import os
+import math
+import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
-from fer_jax.core.errors import InputError, printable, unknown
-from fer_jax.data.archive import Listing, members
-from fer_jax.data.schema import IMAGE_SIDE, Faces
+from fer_jax.core.errors import InputError
+from fer_jax.data.schema import IMAGE_SIDE
 
-ENDINGS = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.tif', '.tiff', '.webp', '.pgm', '.ppm')
+# Endings of files that are meant as pictures. Others are pictures where their content is; and some of these cannot be read.
+ENDINGS = (
+    '.png', '.apng', '.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.bmp', '.dib', '.gif', '.tif', '.tiff', '.webp', '.pgm', '.ppm', '.pbm',
+    '.pnm', '.pfm', '.avif', '.heic', '.heif', '.hif', '.jp2', '.j2k', '.jxl', '.qoi', '.tga', '.psd', '.svg', '.ico', '.eps', '.exr',
+)  # fmt: skip
 # Named, because Pillow would otherwise also try formats that start other programs (EPS).
-FORMATS = ('PNG', 'JPEG', 'BMP', 'GIF', 'TIFF', 'WEBP', 'PPM')
-MAX_FILE = 256 << 20  # bytes of one image file
-BLOCK = 1 << 22  # pixels that are scaled together
-NAMED = 10  # bad files that a message names; the manifest has them all
-SPLIT_FOLDERS = {
-    'train': ('train', 'training'),
-    'validation': ('validation', 'valid', 'val', 'dev', 'publictest', 'public_test'),
-    'test': ('test', 'testing', 'privatetest', 'private_test'),
-}
+FORMATS = ('PNG', 'JPEG', 'BMP', 'GIF', 'TIFF', 'WEBP', 'PPM', 'AVIF', 'JPEG2000')
+HEIC = re.compile(rb'....ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)', re.DOTALL)  # how a file of the HEIF kind begins
+HEAD = 16  # bytes that tell a picture's format
+MAX_FILE = 256 << 20  # bytes of one picture file
+MEGAPIXELS = 250  # millions of pixels that a picture may have unless another number is set; RGB of so many takes 1 GB
+WHOLE = 89_478_485  # pixels that are kept of a picture, at most: a larger one is read at a half of each side, a quarter, …
+BLOCK = 1 << 22  # pixels that are converted together: on their way some take eight times the room
+GREY = ('1', 'L', 'LA', 'La')
+SLACK = 0.1  # of floats' range: so far beyond it, as resampling leaves them, pixels are cut off
+
+
+class Box(NamedTuple):
+    """In pixels of the picture, turned upright."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    def scaled(self, factor: float) -> 'Box':
+        """The same in a picture whose sides are `factor` times as long."""
+        return Box(*(round(value * factor) for value in self))
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file's ending is an image's."""
+    """Whether a file's ending is a picture's."""
     return name.lower().endswith(ENDINGS)
 
 
-def decode_face(content: bytes) -> UInt8[np.ndarray, '48 48']:
-    """An image file of any mode and size as a grey face: turned as its EXIF says, transparent parts black, the largest
-    centred square of it resampled to 48×48.
+def begins_as_image(head: bytes) -> bool:
+    """Whether a file with these first HEAD bytes is a picture, whatever its name."""
+    if head.startswith(b'P'):  # of which Pillow says so by two letters, as a text may have them
+        return re.match(rb'P[1-6]\s+[\d#]', head) is not None
+    Image.init()
+    return _is_heic(head) or any(Image.OPEN[form][1](head) for form in FORMATS if form in Image.OPEN)
+
+
+def _is_heic(content: bytes) -> bool:
+    return HEIC.match(content) is not None and b'avif' not in content[:64]  # AVIF is of the same kind
+
+
+def decode_face(content: bytes, megapixels: int = MEGAPIXELS) -> UInt8[np.ndarray, '48 48']:
+    """A picture file of any kind and size as a grey face: the largest centred square of `decode`'s picture, resampled to 48×48.
 
     Raises:
       InputError: as of `decode`.
     """
-
-    def read(image: Image.Image) -> Image.Image:
-        image.draft('L', (2 * IMAGE_SIDE, 2 * IMAGE_SIDE))  # a large JPEG need not be decoded at full size
-        return opaque(ImageOps.exif_transpose(image)).convert('L')
-
-    return square_face(decode(content, read))
+    picture, _ = decode(content, megapixels, 2 * IMAGE_SIDE)
+    return square_face(picture.convert('L'))
 
 
-def decode(content: bytes, read: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """What `read` makes of an image file that is opened, with none of its pixels decoded yet.
+def decode(content: bytes, megapixels: int = MEGAPIXELS, side: int | None = None) -> tuple[Image.Image, float]:
+    """(the picture in a file's bytes as of `plain`, turned as its EXIF says; how many times as long its sides are in the file).
+
+    Args:
+      megapixels: millions of pixels that it may have. Beyond WHOLE pixels it is read at a half of its sides, a quarter, ….
+      side: no side need be longer than that: a JPEG is then read smaller, and as grey.
 
     Raises:
-      InputError: it is not an image of FORMATS, is damaged, or is larger than Pillow's limit against decompression bombs.
+      InputError: it is no picture of a kind that is read, is damaged, or is larger than the limits.
     """
     if not content:
         raise InputError('empty file')
     if len(content) > MAX_FILE:
         raise InputError(f'larger than {MAX_FILE >> 20} MiB')
     try:
-        # Warnings are of odd metadata, and of size, which is checked below, before any pixel is decoded.
-        with warnings.catch_warnings(action='ignore'), Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise InputError(f'{image.width}×{image.height} pixels: refused as a decompression bomb')
-            return read(image)
+        # Warnings are of odd metadata.
+        with warnings.catch_warnings(action='ignore'), _opened(content) as image:
+            longer = max(image.size)
+            if image.width * image.height > megapixels * 1_000_000:
+                what = f'{image.width}×{image.height} pixels: more than {megapixels} million'
+                raise InputError(f'{what} are a decompression bomb or want that limit raised (data.megapixels, or --megapixels)')
+            factor = _reduction(image.size)
+            if side:
+                image.draft('L', (side, side))
+            elif factor > 1 and image.format == 'JPEG2000':
+                image.reduce = factor.bit_length() - 1  # which is how this one is told
+            elif factor > 1:
+                image.draft(image.mode, (image.width // factor, image.height // factor))
+            image.load()
+            found = plain(image, _reduction(image.size))
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            if orientation != 1:
+                found.getexif()[ExifTags.Base.Orientation] = orientation
+                ImageOps.exif_transpose(found, in_place=True)
+            return found, longer / max(found.size)
     except InputError:
         raise
     except MemoryError:
         raise InputError('too large for this memory') from None
+    except Image.UnidentifiedImageError:
+        raise InputError('not an image') from None
     except Exception as error:  # Pillow's decoders raise a dozen kinds on damaged files, also KeyError and struct.error
-        reason = 'not an image' if isinstance(error, Image.UnidentifiedImageError) else f'damaged image ({error})'
-        raise InputError(reason) from None
+        raise InputError(f'damaged image ({error})') from None
+
+
+@contextlib.contextmanager
+def _opened(content: bytes) -> Iterator[Image.Image]:
+    """The picture with none of its pixels decoded yet, of whatever size."""
+    formats = FORMATS
+    if _is_heic(content):
+        try:
+            importlib.import_module('pillow_heif').register_heif_opener()
+        except ImportError:
+            raise InputError("not an image that is read here: HEIC needs pillow-heif: pip install 'fer_jax[heif]'") from None
+        formats = ('HEIF',)
+    kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # `decode` has a limit of its own
+    try:
+        image = Image.open(io.BytesIO(content), formats=formats)
+    finally:
+        Image.MAX_IMAGE_PIXELS = kept
+    with image:
+        yield image
+
+
+def _reduction(size: tuple[int, int]) -> int:
+    """By what power of two the sides of a picture are to be divided, so that WHOLE pixels or fewer are left."""
+    return 1 << max(0, math.ceil(math.log2(size[0] * size[1] / WHOLE) / 2))
+
+
+def plain(image: Image.Image, factor: int = 1) -> Image.Image:
+    """A picture of any mode, loaded, in 8 bits, mode L where it is grey and RGB where it has colours, its sides `factor` times as short.
+
+    Transparent parts are black. Whole numbers of more than 8 bits are of 0 to 255 where none is above 255, else of 0 to 65,535; floats
+    of 0 to 1 where none is above that, else of 0 to 255. docs/predict.md has the table.
+
+    Raises:
+      InputError: pixels that are not finite, or outside these ranges.
+    """
+    wide = image.mode == 'F' or image.mode.startswith('I')
+    mode = 'L' if wide or image.mode in GREY else 'RGB'
+    if image.mode == mode and factor == 1 and not image.has_transparency_data:
+        return image
+    rows = factor * max(1, BLOCK // image.width // factor)
+    boxes = [(0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)]
+    scale = _scale(image, boxes) if wide else 1.0
+    found = Image.new(mode, (-(-image.width // factor), -(-image.height // factor)))
+    for box in boxes:
+        part = image.crop(box)
+        part = _from_wide(part, scale) if wide else _opaque(part).convert(mode)
+        found.paste(part if factor == 1 else part.reduce(factor), (0, box[1] // factor))
+    return found
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image
+    image = image.convert('LA') if image.mode == 'La' else image
+    return Image.alpha_composite(Image.new('RGBA', image.size, (0, 0, 0, 255)), image.convert('RGBA'))
+
+
+def _scale(image: Image.Image, boxes: list[tuple[int, int, int, int]]) -> float:
+    """What the pixels of a mode of more than 8 bits are multiplied by."""
+    parts = (np.asarray(image.crop(box)) for box in boxes)
+    extremes = np.array([(part.min(), part.max()) for part in parts], np.float64)
+    if not np.isfinite(extremes).all():
+        raise InputError('has pixels that are not finite')
+    low, high = extremes[:, 0].min(), extremes[:, 1].max()
+    tops = {1: 255.0, 255: 1.0} if image.mode == 'F' else {255: 1.0, 65_535: 1 / 257}
+    slack = SLACK if image.mode == 'F' else 0
+    for top, scale in tops.items():
+        if -slack * high <= low and high <= (1 + slack) * top:
+            return scale
+    kind = 'floats' if image.mode == 'F' else 'whole numbers'
+    raise InputError(f'has pixels from {low:g} to {high:g}: {kind} are read {" or ".join(f"from 0 to {top:,}" for top in tops)}')
+
+
+def _from_wide(image: Image.Image, scale: float) -> Image.Image:
+    values = np.asarray(image)
+    grey = np.clip(np.rint(values.astype(np.float64) * scale), 0, 255).astype(np.uint8)
+    if isinstance(image.info.get('transparency'), int):
+        grey[values == image.info['transparency']] = 0
+    return Image.fromarray(grey)
 
 
 def square_face(image: Image.Image) -> UInt8[np.ndarray, '48 48']:
@@ -83,146 +206,3 @@ def square_face(image: Image.Image) -> UInt8[np.ndarray, '48 48']:
     # Cropped first: resize(box=…) lets the pixels around the box bleed in.
     square = image.crop((left, top, left + side, top + side))
     return np.asarray(square.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BILINEAR))
-
-
-def opaque(image: Image.Image) -> Image.Image:
-    """Transparent parts black, and 8 bits: 16 bits keep their upper 8, floats are taken as 0 to 1, or as 0 to 255 if any is above 1."""
-    if image.mode.startswith('I') or image.mode == 'F':
-        return from_wide(image)
-    if image.has_transparency_data:
-        return Image.alpha_composite(Image.new('RGBA', image.size, (0, 0, 0, 255)), image.convert('RGBA'))
-    return image
-
-
-def from_wide(image: Image.Image) -> Image.Image:
-    """Mode L of whole numbers of 16 bits or of floats, some rows at a time, for in float64 they take eight times the room."""
-    height = max(1, BLOCK // image.width)
-    boxes = [(0, top, image.width, min(top + height, image.height)) for top in range(0, image.height, height)]
-    scale = 1 / 257
-    if image.mode == 'F':
-        extremes = [(part.min(), part.max()) for part in (np.asarray(image.crop(box)) for box in boxes)]
-        if not np.isfinite(extremes).all():
-            raise InputError('has pixels that are not finite')
-        scale = 255 if max(high for _, high in extremes) <= 1 else 1
-    found = Image.new('L', image.size)
-    for box in boxes:
-        values = np.asarray(image.crop(box), np.float64) * scale
-        found.paste(Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)), box)
-    return found
-
-
-@dataclasses.dataclass(frozen=True)
-class Images:
-    """Decoded files: `faces` and `splits` have one of each of `names`; `skipped` says 'name: why' of those that are no images."""
-
-    names: tuple[str, ...]
-    faces: Faces
-    splits: np.ndarray  # [n] str
-    skipped: tuple[str, ...]
-
-
-def read_images(path: str | os.PathLike, files: Mapping[str, tuple[str, int]], skip_bad: bool) -> Images:
-    """Those files of a folder or archive, sorted by name.
-
-    Args:
-      files: name → (split, label).
-
-    Raises:
-      InputError: some are no images and `skip_bad` is false (they are counted and the first are named); or as of `members`.
-    """
-    found, bad = {}, {}
-    with contextlib.closing(members(path)) as entries:
-        for member in entries:
-            if member.name in files:
-                with member.open() as stream:  # what is wrong with the archive itself is no bad image, and always refused
-                    content = stream.read(MAX_FILE + 1)
-                try:
-                    found[member.name] = decode_face(content)
-                except InputError as error:
-                    bad[printable(member.name)] = str(error)
-    skipped = tuple(f'{name}: {why}' for name, why in sorted(bad.items()))
-    if skipped and not skip_bad:
-        shown = '; '.join(skipped[:NAMED]) + (f'; and {len(skipped) - NAMED:,} more' if len(skipped) > NAMED else '')
-        raise InputError(f'{path}: {len(skipped):,} of {len(files):,} files are no images (--skip-bad leaves them out): {shown}')
-    names = tuple(sorted(found))
-    images = np.array([found[name] for name in names], np.uint8).reshape(-1, IMAGE_SIDE, IMAGE_SIDE)
-    labels = np.array([files[name][1] for name in names], np.int32)
-    return Images(names, Faces(images, labels), np.array([files[name][0] for name in names], str), skipped)
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """Where the images of a folder stand: `files` maps a name to (split, class folder); all are train in a folder without splits."""
-
-    files: Mapping[str, tuple[str, str]]
-    titles: Mapping[str, str]  # canonical split → its folder's name; empty without split folders
-    ignored: tuple[str, ...]  # files with no image's ending, and images in no class folder
-
-
-def read_layout(names: Listing, where: str) -> Layout:
-    """Reads split/class/… or class/…, below any number of folders that hold all the rest, out of the names.
-
-    Raises:
-      InputError: no image in a class folder, folders of splits beside others, two folders for one split, an empty class folder.
-    """
-    prefix = _prefix(names)
-    inside = {name: name[len(prefix) :].split('/') for name in names.files}
-    images = {name: parts for name, parts in inside.items() if is_image_name(name) and len(parts) > 1}
-    if not images:
-        raise InputError(f'{where}: no image in a class folder: expected split/class/*.png or class/*.png')
-    tops = sorted({parts[0] for parts in images.values()})
-    titles = _split_titles(tops, where)
-    if titles:
-        split_of = {title: split for split, title in titles.items()}
-        files = {name: (split_of[parts[0]], parts[1]) for name, parts in images.items() if len(parts) > 2}
-    else:
-        files = {name: ('train', parts[0]) for name, parts in images.items()}
-    depth = 2 if titles else 1
-    filled = {'/'.join(inside[name][:depth]) for name in files}
-    for folder in names.folders:
-        parts = folder[len(prefix) :].split('/')
-        if folder.startswith(prefix) and len(parts) == depth and '/'.join(parts) not in filled:
-            raise InputError(f'{where}: empty class: {printable(folder)} holds no image: fill it or remove it')
-        if titles and folder.startswith(prefix) and len(parts) == 1 and parts[0] not in split_of:
-            raise InputError(f'{where}: empty split: {printable(folder)} holds no image in a class folder: fill it or remove it')
-    return Layout(files, titles, tuple(name for name in names.files if name not in files))
-
-
-def _prefix(names: Listing) -> str:
-    """The folders that hold all images and are neither a split nor a class: 'fer2013/archive/', or ''."""
-    parts = [name.split('/') for name in names.files if is_image_name(name)]
-    known = {name for folders in SPLIT_FOLDERS.values() for name in folders}
-    common = os.path.commonprefix([each[:-2] for each in parts])
-    return ''.join(f'{part}/' for part in itertools.takewhile(lambda part: part.lower() not in known, common))
-
-
-def _split_titles(tops: list[str], where: str) -> dict[str, str]:
-    """canonical split → folder, if the top folders are splits; {} if they are classes."""
-    found = {split: [top for top in tops if top.lower() in folders] for split, folders in SPLIT_FOLDERS.items()}
-    others = [top for top in tops if not any(top in own for own in found.values())]
-    if others == tops:
-        return {}
-    if others:
-        shown = ', '.join(map(printable, others))
-        raise InputError(f'{where}: folders of splits beside others ({shown}): expected only train, validation and test')
-    for split, own in found.items():
-        if len(own) > 1:
-            raise InputError(f'{where}: several folders for the {split} split: {", ".join(own)}')
-    if not found['train']:
-        raise InputError(f'{where}: no train folder beside {", ".join(tops)}')
-    return {split: own[0] for split, own in found.items() if own}
-
-
-def class_position(folder: str, classes: Sequence[str], synonyms: Mapping[str, str], path: str | os.PathLike) -> int:
-    """The label that a class folder stands for: its name, a synonym or its number.
-
-    Raises:
-      InputError: it is none of those; the message names the nearest.
-    """
-    name = folder.strip().lower()
-    name = synonyms.get(name, name)
-    if name in classes:
-        return classes.index(name)
-    if name in map(str, range(len(classes))):
-        return int(name)
-    raise InputError(f'{path}: {unknown("class folder", folder, classes)}')

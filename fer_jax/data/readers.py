@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from fer_jax.core.errors import InputError, unknown
 from fer_jax.data import ckplus, fer2013, ferplus, image_folder, toyfaces
+from fer_jax.data.images import MEGAPIXELS
 from fer_jax.data.schema import SPLITS, Source
 from fer_jax.data.splits import draw_splits
 
@@ -42,9 +43,10 @@ def request_of(data: ConfigDict) -> dict[str, Any]:
             raise InputError(f'data.{field} is not set: {data.dataset} is read from it: give the file or folder as --config.data.{field}=…')
     if data.targets != 'crossentropy' and 'targets' not in taken:
         raise InputError(f'data.targets={data.targets}: only ferplus has votes to make targets of, not {data.dataset}')
-    own = {field: os.path.abspath(data[field]) if field in FILES else data[field] for field in taken}
+    own = {field: os.path.abspath(data[field]) if field in FILES else data[field] for field in taken if field != 'megapixels'}
     drawn = {'validation_fraction': data.validation_fraction, 'test_fraction': data.test_fraction, 'split_seed': data.split_seed}
     # Only where they are set, so that what was prepared before they were there is found again.
+    drawn |= {} if data.megapixels == MEGAPIXELS or 'megapixels' not in taken else {'megapixels': data.megapixels}
     drawn |= {} if data.by_subject else {'by_subject': False}
     drawn |= {'folds': data.folds, 'fold': data.fold} if data.folds else {}
     return {'dataset': data.dataset, 'path': None} | own | drawn
@@ -57,7 +59,7 @@ def read_source(data: ConfigDict) -> Source:
       InputError: as of `request_of` and of the reader; a split without images, or a class without any in train.
     """
     request = request_of(data)
-    source = READERS[data.dataset](**{field: request[field] for field in _taken(data)})
+    source = READERS[data.dataset](**{field: request.get(field, data[field]) for field in _taken(data)})
     drawn = (data.validation_fraction, data.test_fraction, data.split_seed, data.by_subject, data.folds, data.fold)
     source = draw_splits(source, *drawn)
     notes = list(source.warnings)

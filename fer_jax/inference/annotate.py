@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from fer_jax.data.images import Box
 from fer_jax.inference.classifier import Face
-from fer_jax.inference.faces import Box, Photo, opencv
+from fer_jax.inference.faces import Photo, opencv
 
 # By the class's position; the last for those beyond. Light enough for black text, and apart for those who see few colours.
 COLOURS = ('#f26b5b', '#9acd5a', '#b58ce8', '#ffc845', '#62a8f0', '#f49ac1', '#c8c8c8', '#57d0c0', '#e0a070', '#ffffff')
@@ -47,7 +48,7 @@ def annotate(photo: Photo, faces: Sequence[Face], cropped: bool, factor: float =
         extended.paste(image)
         image = extended
     draw = ImageDraw.Draw(image, 'RGBA')
-    boxes = [Box(*(round(value * factor) for value in face.box)) for face in faces]
+    boxes = [face.box.scaled(factor) for face in faces]
     taken = [box._replace(top=box.top - TEXT[1], height=box.height + TEXT[1]) for box in boxes]  # with what stands above it
     for face, box in zip(faces, boxes, strict=True):
         line = line_height(min(box.width, box.height))

@@ -16,9 +16,10 @@ from fer_jax.core.errors import InputError, unknown
 from fer_jax.core.fields import SHIPPED
 from fer_jax.core.mesh import DATA
 from fer_jax.core.processes import keep_compiled_programs
+from fer_jax.data.images import MEGAPIXELS, Box
 from fer_jax.data.views import VIEWS
 from fer_jax.evaluation.evaluate import make_score
-from fer_jax.inference.faces import Box, Cut, make_detector, photo_of, whole
+from fer_jax.inference.faces import Cut, make_detector, photo_of, whole
 from fer_jax.inference.sources import Shot, expand, is_camera, shots
 from fer_jax.model.baselines import make_any
 from fer_jax.runs.weights import Weights, nested, read_weights
@@ -109,6 +110,7 @@ def predict(
     classifier: Classifier | str | os.PathLike = SHIPPED,
     detect: bool = True,
     detector_model: str | os.PathLike | None = None,
+    megapixels: int = MEGAPIXELS,
 ) -> list[Face]:
     """The faces in pictures and what they are taken for, picture by picture, in a picture from left to right.
 
@@ -118,6 +120,7 @@ def predict(
       classifier: of `load`, or what that takes; the latter is loaded once.
       detect: find faces, by OpenCV; if false each picture is one face, of which the largest centred square is taken.
       detector_model: a YuNet file to find them with, in place of OpenCV's cascade.
+      megapixels: millions of pixels that a picture may have.
 
     Raises:
       InputError: a picture that cannot be read, a video that breaks off, weights that are not there, or no OpenCV.
@@ -137,7 +140,7 @@ def predict(
             if is_camera(os.fspath(picture)):
                 raise InputError(f'{picture}: no such file or folder')
             for file in expand(os.fspath(picture))[0]:
-                yield from shots(file, detector)
+                yield from shots(file, detector, megapixels)
 
     return [face for _, faces in classify(look(), classifier) for face in faces]
 
@@ -166,5 +169,5 @@ def named(pictures: list[Shot], classifier: Classifier) -> Iterator[tuple[Shot, 
         faces = []
         for each in picture.cuts:
             found = dict(zip(classifier.class_names, next(probabilities).tolist(), strict=True))
-            faces.append(Face(each.box, max(found, key=found.get), found, picture.source, picture.frame, each.pixels))
+            faces.append(Face(each.box.scaled(picture.scale), max(found, key=found.get), found, picture.source, picture.frame, each.pixels))
         yield picture, faces

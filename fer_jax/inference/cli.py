@@ -5,7 +5,7 @@ from argparse import Namespace
 
 from fer_jax.core.command_line import CONFIG, Parser, add_split, add_views, add_weights, chosen_weights, refuse_overrides
 from fer_jax.core.errors import InputError
-from fer_jax.core.fields import SHIPPED
+from fer_jax.core.fields import SHIPPED, default_config
 
 YUNET = "find faces by this YuNet model, not OpenCV's cascade"
 
@@ -15,6 +15,8 @@ def add_faces(parser: Parser, of_what: str) -> None:
     how = parser.add_mutually_exclusive_group()
     how.add_argument('--no-detect', action='store_true', help=f'each {of_what} is one face')
     how.add_argument('--detector-model', type=pathlib.Path, metavar='FILE', help=YUNET)
+    most = f'millions of pixels that a {of_what} may have; default: %(default)s'
+    parser.add_argument('--megapixels', type=int, default=default_config().data.megapixels, metavar='N', help=most)
 
 
 def predict(parser: Parser) -> None:
@@ -36,7 +38,8 @@ def predict(parser: Parser) -> None:
         from fer_jax.inference.faces import make_detector
 
         detector = None if options.no_detect else make_detector(options.detector_model)
-        return predict_sources(options.sources, source, options.views, detector, options.json, options.csv, options.annotated)
+        files = (options.json, options.csv, options.annotated)
+        return predict_sources(options.sources, source, options.views, detector, *files, options.megapixels)
 
     parser.set_defaults(run=run)
 
@@ -66,7 +69,7 @@ def explain(parser: Parser) -> None:
             explain_data(source, options.config, options.overrides, options.split, options.label, options.out)
             return 0
         detector = None if options.no_detect else make_detector(options.detector_model)
-        return explain_photographs(source, options.photographs, options.label, options.out, detector)
+        return explain_photographs(source, options.photographs, options.label, options.out, detector, options.megapixels)
 
     parser.set_defaults(run=run)
 

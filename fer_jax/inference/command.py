@@ -14,6 +14,8 @@ from fer_jax.core import processes
 from fer_jax.core.errors import InputError, printable
 from fer_jax.core.files import open_atomic
 from fer_jax.core.terminal import reader_is_gone
+from fer_jax.data.folders import shown
+from fer_jax.data.images import MEGAPIXELS
 from fer_jax.inference.classifier import Classifier, Face, classify, load
 from fer_jax.inference.display import Display
 from fer_jax.inference.faces import Detector
@@ -32,6 +34,7 @@ def predict_sources(
     json_file: pathlib.Path | None = None,
     csv_file: pathlib.Path | None = None,
     annotated: pathlib.Path | None = None,
+    megapixels: int = MEGAPIXELS,
 ) -> int:
     """Looks at all sources. One that cannot be read is told in a line, and the rest carried on.
 
@@ -40,6 +43,7 @@ def predict_sources(
       checkpoint, views: as of classifier.load.
       detector: finds the faces; without one each picture is a face.
       json_file, csv_file, annotated: where the findings go beside the terminal; the last is a folder.
+      megapixels: of a picture, as of images.decode.
 
     Returns:
       The exit code: 0; 2 if a source could not be read, or not to its end; 130 if a signal came. Whatever it is, what was found is
@@ -64,7 +68,7 @@ def predict_sources(
             nonlocal last
             for name in names:
                 try:
-                    for shot in shots(name, detector):
+                    for shot in shots(name, detector, megapixels):
                         last = name
                         yield shot
                         if stopped() or not (writers or targets) and reader_is_gone():
@@ -100,7 +104,8 @@ def find(sources: Sequence[str], problems: list[str]) -> dict[str, str]:
             tell(error, problems)
             continue
         if others:
-            print(f'{printable(source)}: {others} of {others + len(files)} files are neither pictures nor videos and left alone')
+            of_all = f'{len(others):,} of {len(others) + len(files):,} files'
+            print(f'{printable(source)}: {of_all} are neither pictures nor videos and left alone: {shown(others)}')
         for file in files:
             names[file] = os.path.relpath(file, source) if os.path.isdir(source) else os.path.basename(file)
     return names

@@ -152,14 +152,14 @@ def answer(models: Sequence[Classifier], detector: Detector | None, content: byt
     Without a detector the photograph is one face. InputError where it is no image.
     """
     begin = time.monotonic()
-    photo, found = look(content, detector)
+    shot = look(content, detector)
     faces = [
         {'box': box, 'crop': centre_crops(face[None])[0].tolist(), 'results': [result(model, face) for model in models]}
-        for box, face in largest(found)
+        for box, face in largest(shot.cuts)
     ]
     taken = round(1000 * (time.monotonic() - begin))
-    height, width = photo.shape[:2]
-    return {'width': width, 'height': height, 'faces': faces, 'left_out': len(found) - len(faces), 'milliseconds': taken}
+    height, width = shot.photo.shape[:2]
+    return {'width': width, 'height': height, 'faces': faces, 'left_out': len(shot.cuts) - len(faces), 'milliseconds': taken}
 
 
 def result(model: Classifier, face: UInt8[np.ndarray, '48 48']) -> dict[str, Any]:

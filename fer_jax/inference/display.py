@@ -73,6 +73,7 @@ class Display:
         for row in rows(printable(shot.source), faces, *self._columns):
             print(row, flush=True)
         if shot.source in self._targets:
+            faces = [dataclasses.replace(face, box=face.box.scaled(1 / shot.scale)) for face in faces]
             drawn = annotate(shot.photo, faces, self._cropped, enlargement(shot.photo, faces, self._cropped))
             with open_atomic(path := self._targets[shot.source]) as file:
                 Image.fromarray(drawn).save(file, 'PNG' if path.suffix == '.png' else 'JPEG', quality=90)  # which a PNG has not

@@ -68,13 +68,16 @@ def explain(model: Classifier, faces: UInt8[np.ndarray, 'n 48 48'], label: int |
     return Explanation(crops, np.asarray(nn.softmax(logits)), maps, gates, cams, hidden)
 
 
-def explain_photographs(source: str, photographs: Sequence[str], label: str | None, out: pathlib.Path, detector: Detector | None) -> int:
+def explain_photographs(
+    source: str, photographs: Sequence[str], label: str | None, out: pathlib.Path, detector: Detector | None, megapixels: int
+) -> int:
     """`python -m fer_jax explain IMAGE…`: writes a picture for each photograph, a row for each of its faces.
 
     Args:
       source: as of weights.find_weights.
       label: the class that Grad-CAM and occlusion ask about; None asks about the one that each face is taken for.
       detector: finds the faces; without one each photograph is a face.
+      megapixels: as of images.decode.
 
     Returns:
       The exit code: 0, or 2 if a photograph could not be read, which is told; the others are explained all the same.
@@ -92,7 +95,7 @@ def explain_photographs(source: str, photographs: Sequence[str], label: str | No
     code = 0
     for path, target in zip(paths, distinct(out / f'{pathlib.PurePath(path).stem}.png' for path in paths), strict=True):
         try:
-            (shot,) = shots(path, detector)
+            (shot,) = shots(path, detector, megapixels)
         except InputError as error:
             print(f'error: {error}', file=sys.stderr, flush=True)
             code = 2

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
 from fer_jax.core.errors import InputError
-from fer_jax.data.images import decode, opaque, square_face
+from fer_jax.data.images import MEGAPIXELS, Box, decode, plain, square_face
 
 Photo = UInt8[np.ndarray, 'height width 3']  # RGB
 # The longer side of what a detector is given. YuNet finds faces of about 10 to 300 pixels, the cascade of CASCADE_FACE and more.
@@ -19,15 +19,6 @@ CASCADE_FACE = 30
 # FER2013's square over the cascade's, which it was once cut by: the median over 219 of its faces, found again in larger pictures.
 CASCADE_MARGIN = 1.03
 YUNET_MARGIN = 1.1  # an estimate: its box ends at forehead, chin and ears
-
-
-class Box(NamedTuple):
-    """In pixels of the picture, turned upright."""
-
-    left: int
-    top: int
-    width: int
-    height: int
 
 
 class Cut(NamedTuple):
@@ -51,16 +42,17 @@ def opencv(what: str) -> Any:
     return cv2
 
 
-def read_photo(content: bytes) -> Photo:
-    """An image file as RGB, turned as its EXIF says, by the rules of images.opaque; InputError as of images.decode."""
-    return np.asarray(decode(content, lambda image: opaque(ImageOps.exif_transpose(image)).convert('RGB')))
+def read_photo(content: bytes, megapixels: int = MEGAPIXELS) -> tuple[Photo, float]:
+    """(an image file as RGB, as of images.decode, which also has the errors; how many times as long its sides are in the file)."""
+    picture, scale = decode(content, megapixels)
+    return np.asarray(picture.convert('RGB')), scale
 
 
 def photo_of(array: UInt8[np.ndarray, '...']) -> Photo:
     """An array [height, width] of grey, or [height, width, 3 or 4] of RGB or RGBA, as RGB; InputError of another shape."""
     if array.ndim not in (2, 3) or 0 in array.shape or array.ndim == 3 and array.shape[-1] not in (3, 4):
         raise InputError(f'an array of shape {array.shape} is no picture: [height, width], or [height, width, 3 or 4], does')
-    return np.asarray(opaque(Image.fromarray(array)).convert('RGB'))
+    return np.asarray(plain(Image.fromarray(array)).convert('RGB'))
 
 
 def whole(photo: Photo) -> Cut:

@@ -11,7 +11,8 @@ import numpy as np
 from fer_jax.core.errors import InputError, printable
 from fer_jax.core.files import read_bytes
 from fer_jax.data.archive import listing
-from fer_jax.data.images import FORMATS, MAX_FILE, decode_face, is_image_name
+from fer_jax.data.folders import pictures_in
+from fer_jax.data.images import FORMATS, MAX_FILE, MEGAPIXELS, decode_face
 from fer_jax.inference.faces import Cut, Detector, Photo, opencv, read_photo, whole
 
 VIDEO_ENDINGS = ('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.ts', '.mts', '.wmv', '.flv', '.ogv', '.3gp')
@@ -36,6 +37,7 @@ class Shot(NamedTuple):
     photo: Photo
     cuts: list[Cut]
     footage: Footage = Footage(0, 0.0)  # of a video or camera
+    scale: float = 1.0  # how many times as long the picture's sides are in its file: more than 1 where it was too large to be read whole
 
 
 def is_video_name(name: str) -> bool:
@@ -48,24 +50,27 @@ def is_camera(source: str) -> bool:
     return source.isdecimal() and not os.path.exists(source)
 
 
-def expand(source: str) -> tuple[list[str], int]:
-    """The files that a source stands for, those of a folder sorted; and how many others the folder has.
+def expand(source: str) -> tuple[list[str], list[str]]:
+    """The files that a source stands for, those of a folder sorted; and the names of what else the folder has.
+
+    In a folder a picture is known by its ending or by its content, a video by its ending.
 
     Raises:
       InputError: there is no such file or folder, or a folder holds nothing that could be read.
     """
     if is_camera(source) or os.path.isfile(source):
-        return [source], 0
+        return [source], []
     if not os.path.isdir(source):
         raise InputError(f'{printable(source)}: no such file or folder')
     try:
-        names = [name for name in listing(source).files if not pathlib.PurePosixPath(name).name.startswith('.')]
+        names = listing(source)
     except OSError as error:
         raise InputError(f'{printable(source)}: cannot be read ({error.strerror})') from None
-    files = [os.path.join(source, name) for name in names if is_image_name(name) or is_video_name(name)]
-    if not files:
+    pictures = pictures_in(source, names)
+    chosen = [name for name in names.files if name in pictures or is_video_name(name)]
+    if not chosen:
         raise InputError(f'{printable(source)}: holds no picture and no video')
-    return files, len(names) - len(files)
+    return [os.path.join(source, name) for name in chosen], sorted(set(names.files) - set(chosen))
 
 
 def distinct(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
@@ -86,8 +91,11 @@ def make_folders(option: str, top: pathlib.Path, files: Iterable[pathlib.Path] =
         raise InputError(f'{option} {top}: {error.strerror}') from None
 
 
-def shots(source: str, detect: Detector | None) -> Iterator[Shot]:
+def shots(source: str, detect: Detector | None, megapixels: int = MEGAPIXELS) -> Iterator[Shot]:
     """The pictures of one file or camera, with their faces; without a detector each is one face.
+
+    Args:
+      megapixels: of a picture, as of images.decode.
 
     Raises:
       InputError: it cannot be read, or ends before its end; what was read until then has been given.
@@ -97,20 +105,20 @@ def shots(source: str, detect: Detector | None) -> Iterator[Shot]:
         return
     content = read_bytes(source, MAX_FILE)
     try:
-        photo, cuts = look(content, detect)
+        yield look(content, detect, source, megapixels)
     except InputError as error:
         raise InputError(f'{source}: {error}') from None
-    yield Shot(source, None, photo, cuts)
 
 
-def look(content: bytes, detect: Detector | None) -> tuple[Photo, list[Cut]]:
-    """The picture in an image file's bytes, and the faces in it; without a detector it is one face. InputError says what can be read."""
+def look(content: bytes, detect: Detector | None, source: str = '', megapixels: int = MEGAPIXELS) -> Shot:
+    """The picture in an image file's bytes, and the faces in it; without a detector it is one face. InputError as of images.decode."""
     try:
-        photo = read_photo(content)
-        # decode_face once more, for it may read a large JPEG at a smaller size: these are the pixels that training has.
-        return photo, detect(photo) if detect else [Cut(whole(photo).box, decode_face(content))]
+        photo, scale = read_photo(content, megapixels)
     except InputError as error:
-        raise InputError(f'{error} ({", ".join(FORMATS)} are read)' if str(error) == 'not an image' else str(error)) from None
+        raise InputError(f'not an image ({", ".join(FORMATS)} and HEIC are read)' if str(error) == 'not an image' else str(error)) from None
+    # decode_face once more, for it may read a large JPEG at a smaller size: these are the pixels that training has.
+    cuts = detect(photo) if detect else [Cut(whole(photo).box, decode_face(content, megapixels))]
+    return Shot(source, None, photo, cuts, scale=scale)
 
 
 def frames(source: str, detect: Detector | None) -> Iterator[Shot]:
@@ -119,7 +127,8 @@ def frames(source: str, detect: Detector | None) -> Iterator[Shot]:
     name = f'camera {source}' if camera else printable(source)
     os.environ.setdefault('OPENCV_FFMPEG_CAPTURE_OPTIONS', f'format_whitelist;{DEMUXERS}')
     cv2 = opencv('reading a camera' if camera else 'reading a video')
-    capture = cv2.VideoCapture(int(source)) if camera else cv2.VideoCapture(source, cv2.CAP_FFMPEG)
+    # A path from the root, for FFmpeg takes what stands before a colon for a protocol.
+    capture = cv2.VideoCapture(int(source)) if camera else cv2.VideoCapture(os.path.abspath(source), cv2.CAP_FFMPEG)
     try:
         if not capture.isOpened():
             raise InputError(f'{name}: {"cannot be opened" if camera else "cut short, damaged, or no video of a known kind"}')

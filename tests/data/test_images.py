@@ -1,18 +1,23 @@
 """fer_jax/data/images.py, image_folder.py and ckplus.py: any image as a grey face, and folders of them as classes."""
 
 import io
+import re
 import shutil
 import struct
+import sys
 import zipfile
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from fer_jax.core.errors import InputError
-from fer_jax.data import ckplus, image_folder
-from fer_jax.data.images import decode_face
+from fer_jax.data import ckplus, fer2013, image_folder, images
+from fer_jax.data.folders import split_of
+from fer_jax.data.images import decode, decode_face, plain, square_face
+from fer_jax.inference.sources import look
+from tests.tiny import ROOT
 
 GREY = np.tile(np.arange(48, dtype=np.uint8) * 5, (48, 1))  # darker on the left: 0 to 235
 
@@ -55,6 +60,130 @@ def test_modes():
     assert set(np.unique(decode_face(encoded(Image.fromarray(GREY > 100))))) == {0, 255}
 
 
+TABLE = re.findall(r'^\| (`[^|]*) \|', (ROOT / 'docs' / 'predict.md').read_text('utf-8'), re.MULTILINE)
+MODES = [mode for cell in TABLE for mode in re.findall('`([^`]+)`', cell) if not mode.startswith('-')]
+RAMP = np.add.outer(np.arange(48), np.arange(48) * 4).astype(np.uint8)  # 0 to 235
+COLOURS = Image.merge('RGB', [Image.fromarray(channel.copy()) for channel in (RAMP, RAMP.T, RAMP[::-1])])
+TO_RGB = ImageCms.buildTransform(ImageCms.createProfile('LAB'), ImageCms.createProfile('sRGB'), 'LAB', 'RGB')
+
+
+def pillows(image: Image.Image) -> Image.Image:
+    """The grey that docs/predict.md promises, by Pillow's own conversions between 8-bit modes and its own arithmetic."""
+    if image.mode == 'F' or image.mode.startswith('I'):
+        floats = image if image.mode == 'F' else Image.fromarray(np.asarray(image).astype(np.float32))
+        high = floats.getextrema()[1]
+        factor = (255 if high <= 1 else 1) if image.mode == 'F' else (1 if high <= 255 else 1 / 257)
+        return floats.point(lambda value: value * factor + 0.5).convert('L')  # which cuts off, where 0.5 more rounds
+    if image.mode == 'LAB':
+        return ImageCms.applyTransform(image, TO_RGB).convert('L')
+    if image.mode in ('LA', 'La', 'PA', 'RGBA', 'RGBa') or 'transparency' in image.info:
+        image = (image.convert('LA') if image.mode == 'La' else image).convert('RGBA')
+        return Image.composite(image.convert('RGB'), Image.new('RGB', image.size), image.getchannel('A')).convert('L')
+    return image.convert('RGB').convert('L')
+
+
+def of_mode(mode: str) -> list[Image.Image]:
+    """Pictures of a mode: colours, half-transparent where it can be; of whole numbers and floats in each of the ranges."""
+    wide = RAMP.astype(np.uint16) * 273
+    match mode:
+        case 'F':
+            return [Image.fromarray(RAMP / np.float32(235)), Image.fromarray(RAMP.astype(np.float32))]
+        case 'I':
+            return [Image.fromarray(values.astype(np.int32)) for values in (RAMP, wide)]
+        case 'I;16' | 'I;16L' | 'I;16B' | 'I;16N':
+            order = '>' if mode == 'I;16B' else '<'
+            return [Image.frombytes(mode, (48, 48), values.astype(f'{order}u2').tobytes(), 'raw', mode) for values in (RAMP, wide)]
+        case 'LAB':
+            return [ImageCms.profileToProfile(COLOURS, ImageCms.createProfile('sRGB'), ImageCms.createProfile('LAB'), outputMode='LAB')]
+        case 'La' | 'RGBa':
+            return [half(mode.upper()).convert(mode)]
+        case 'LA' | 'PA' | 'RGBA':
+            return [half(mode)]
+        case 'P':
+            palette = COLOURS.quantize(64)
+            transparent = palette.copy()
+            transparent.info['transparency'] = 7
+            return [palette, transparent]
+    return [COLOURS.convert(mode)]
+
+
+def half(mode: str) -> Image.Image:
+    image = COLOURS.convert('P').convert('PA') if mode == 'PA' else COLOURS.convert(mode)
+    image.putalpha(Image.fromarray(RAMP.T.copy()))
+    return image
+
+
+def test_the_table_has_every_mode():
+    assert sorted(MODES) == sorted(Image.MODES)
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_a_mode_becomes_what_the_table_says(mode, monkeypatch):
+    for image in of_mode(mode):
+        assert image.mode == mode and np.ptp(np.asarray(pillows(image)).astype(int)) > 100
+        expected = np.asarray(pillows(image)).astype(int)
+        np.testing.assert_allclose(np.asarray(plain(image).convert('L')).astype(int), expected, atol=1)
+        monkeypatch.setattr(images, 'BLOCK', 500)  # ten rows at once
+        np.testing.assert_allclose(np.asarray(plain(image).convert('L')).astype(int), expected, atol=1)
+        monkeypatch.undo()
+
+
+def test_predict_with_and_without_detection_has_the_pixels_of_training():
+    noisy = [
+        encoded(Image.fromarray(np.random.default_rng(1).integers(0, 65536, (60, 60), np.uint16))),
+        encoded(half('RGBA').resize((60, 60))),
+    ]
+    lab = encoded(of_mode('LAB')[0], 'TIFF')
+    for content in [*noisy, lab, encoded(of_mode('F')[0], 'TIFF'), encoded(of_mode('I;16')[0])]:
+        shot = look(content, None)
+        np.testing.assert_array_equal(shot.cuts[0].pixels, decode_face(content))
+        np.testing.assert_array_equal(square_face(Image.fromarray(shot.photo).convert('L')), decode_face(content))
+
+
+@pytest.mark.parametrize(
+    ('values', 'message'),
+    [
+        (np.full((48, 48), -3, np.int32), 'from -3 to -3: whole numbers are read from 0 to 255 or from 0 to 65,535'),
+        (np.full((48, 48), 70_000, np.int32), 'from 70000 to 70000'),
+        (np.linspace(-1, 1, 2304, dtype=np.float32).reshape(48, 48), 'from -1 to 1: floats are read from 0 to 1 or from 0 to 255'),
+        (np.linspace(0, 65535, 2304, dtype=np.float32).reshape(48, 48), 'from 0 to 65535'),
+    ],
+)
+def test_ranges_that_are_none(values, message):
+    with pytest.raises(InputError, match=message):
+        decode_face(encoded(values, 'TIFF'))
+
+
+def test_a_transparent_grey_of_16_bits_is_black():
+    content = encoded(np.repeat(np.array([[300, 60000]], np.uint16), 24, 1).repeat(48, 0), transparency=60000)
+    assert set(np.unique(decode_face(content))) == {0, 1}
+
+
+@pytest.mark.parametrize(('form', 'mode'), [('PNG', 'RGB'), ('JPEG', 'RGB'), ('TIFF', 'I;16'), ('PNG', 'P'), ('JPEG2000', 'L')])
+def test_a_large_picture_is_read_reduced(form, mode, monkeypatch):
+    monkeypatch.setattr(images, 'WHOLE', 100 * 50)  # of 300×200 a quarter of the sides, 75×50, has no more
+    image = COLOURS.resize((300, 200))
+    image = Image.fromarray(np.asarray(image.convert('L')).astype(np.uint16) * 257) if mode == 'I;16' else image.convert(mode)
+    content = encoded(image, form)
+    found, scale = decode(content)
+    assert found.size == (75, 50) and scale == 4
+    monkeypatch.undo()
+    whole, scale = decode(content)
+    assert whole.size == (300, 200) and scale == 1
+    difference = np.asarray(whole.reduce(4).convert('L')).astype(int) - np.asarray(found.convert('L'))
+    assert np.abs(difference).mean() < 2
+
+
+def test_orientation_of_a_reduced_picture(monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = encoded(Image.fromarray(np.repeat(np.repeat(GREY, 2, 0), 4, 1)), exif=exif)  # 192 wide, 96 high
+    monkeypatch.setattr(images, 'WHOLE', 96 * 48)
+    found, scale = decode(content)
+    assert found.size == (48, 96) and scale == 2
+    assert np.all(np.diff(np.asarray(found).astype(int)[:, 0]) >= 0)  # dark on top, where it was on the left
+
+
 def test_transparent_parts_are_black():
     rgba = np.full((48, 48, 4), 200, np.uint8)
     rgba[:, :24, 3] = 0
@@ -91,7 +220,7 @@ NO_IMAGES = [
     (b'this is text', 'not an image'),
     (encoded(NOISE)[:-100], 'damaged image'),
     (encoded(NOISE)[:40], 'damaged image|not an image'),
-    (header_only(20_000, 20_000), '20000×20000 pixels: refused as a decompression bomb|not an image'),
+    (header_only(20_000, 20_000), '20000×20000 pixels: more than 250 million are a decompression bomb|not an image'),
     (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', 'not an image'),
     (encoded(np.full((48, 48), np.nan, np.float32), 'TIFF'), 'not finite'),
 ]
@@ -104,7 +233,7 @@ def test_what_is_no_image_is_said(content, message):
 
 
 def test_a_decompression_bomb_is_refused_by_its_size():
-    bomb = encoded(Image.new('1', (30_000, 6_000)))  # 180 million pixels in 24 kB: beyond twice Pillow's limit too
+    bomb = encoded(Image.new('1', (30_000, 9_000)))  # 270 million pixels in 33 kB
     assert len(bomb) < 50_000
     with pytest.raises(InputError, match='decompression bomb'):
         decode_face(bomb)
@@ -140,6 +269,8 @@ def test_folders_of_splits(tmp_path, zipped):
     assert contents(source, 'validation') == [(3, 'happy'), (2, 'sad')]
     assert contents(source, 'test') == [(5, 'happy'), (4, 'sad')]
     assert source.warnings == ()
+    prefix = 'set/inner/' if zipped else 'inner/'
+    assert source.notes == (f'folders read as {prefix}split/class: train is train, val is validation, test is test',)
 
 
 def test_folder_without_splits_and_numbered_classes(tmp_path):
@@ -155,7 +286,50 @@ def test_other_files_are_left_out_and_said(tmp_path):
     (tmp_path / 'a' / '.hidden').write_text('x')
     source = image_folder.read(tmp_path)
     assert len(source.splits['train']) == 2
-    assert '2 files are not images in a class folder and left out: a/notes.txt, stray.png' in source.warnings[0]
+    assert source.warnings[0].endswith('2 files are not images in a class folder and left out: a/notes.txt, stray.png')
+
+
+def test_pictures_are_known_by_their_content(tmp_path):
+    """Endings that Pillow knows besides, none, and a wrong one; what begins like a picture of Pillow's and is a text."""
+    write_images(tmp_path, ['happy/1.png', 'sad/1.png'])
+    for name, form in [('a.jfif', 'JPEG'), ('b.jpe', 'JPEG'), ('c.apng', 'PNG'), ('d.avif', 'AVIF'), ('e.jp2', 'JPEG2000'),
+                       ('f', 'JPEG'), ('g.dat', 'TIFF'), ('h.txt', 'PNG'), ('i.png', 'WEBP'), ('j.bin', 'PPM')]:  # fmt: skip
+        (tmp_path / 'sad' / name).write_bytes(encoded(GREY, form))
+    (tmp_path / 'sad' / 'k.py').write_text('P6 is the name of a format')
+    (tmp_path / 'sad' / 'Thumbs.db').write_bytes(encoded(GREY, 'JPEG'))
+    for path in (tmp_path, shutil.make_archive(tmp_path.parent / 'set', 'zip', tmp_path)):
+        source = image_folder.read(path)
+        assert len(source.splits['train']) == 12
+        assert source.warnings[0].endswith(': 1 files are not images in a class folder and left out: sad/k.py')
+
+
+def test_heic_needs_a_plug_in(tmp_path, monkeypatch):
+    content = b'\0\0\0\x18ftypheic' + bytes(100)
+    monkeypatch.setitem(sys.modules, 'pillow_heif', None)
+    with pytest.raises(InputError, match=r"HEIC needs pillow-heif: pip install 'fer_jax\[heif\]'"):
+        decode_face(content)
+
+
+def test_heic_where_there_is_the_plug_in():
+    plugin = pytest.importorskip('pillow_heif')
+    file = io.BytesIO()
+    plugin.from_pillow(Image.fromarray(GREY).convert('RGB')).save(file, quality=100)
+    np.testing.assert_allclose(decode_face(file.getvalue()).astype(int), GREY, atol=6)
+
+
+def test_fer2013_folders_name_what_they_leave_out(tmp_path):
+    names = [f'{split}/{name}/1.png' for split in ('train', 'test') for name in fer2013.CLASSES]
+    write_images(tmp_path, [*names, 'cover.png'])
+    (tmp_path / 'train' / 'README.md').write_text('x')
+    source = fer2013.read(tmp_path)
+    assert source.warnings[0].endswith('2 files are not images in a class folder and left out: cover.png, train/README.md')
+    assert source.notes == ('folders read as split/class: train is train, test is test',)
+
+
+@pytest.mark.parametrize('word', ['train', 'Training', 'train_set', 'training-images', 'Train Data', 'trainset'])
+def test_words_of_splits(word):
+    assert split_of(word) == 'train'
+    assert split_of('Public_Test') == 'validation' and split_of('happy') is None and split_of('dataset') is None
 
 
 LAYOUTS = [
@@ -167,8 +341,31 @@ LAYOUTS = [
     (['train/a/1.png', 'train/b/1.png'], ['test'], 'empty split: test holds no image'),
     (['train/a/1.png', 'angry/1.png'], [], r'folders of splits beside others \(angry\)'),
     ([*THREE, 'validation/sad/a.png'], [], 'several folders for the validation split: val, validation'),
+    (['train/1.png', 'val/1.png'], [], 'no image in a class folder'),
+    (['fold1/a/1.png', 'fold1/b/1.png', 'fold2/a/1.png', 'fold2/b/1.png'], [], 'a level too many: the folders fold1, fold2 hold a, b'),
+    (['anna/happy/1.png', 'ben/sad/1.png'], [], 'a level too many: the folders anna, ben hold happy, sad'),
+    ([f'train/{who}/{what}/1.png' for who in ('f1', 'f2') for what in 'ab'], [], 'a level too many: the folders f1, f2 hold a, b'),
+    (['train/a/1.png', 'train/b/1.png', 'val/a/1.png', 'val/B/1.png'], [], 'different classes: val has B and lacks b'),
     (['val/a/1.png', 'test/a/1.png'], [], 'no train folder beside test, val'),
 ]
+
+
+def test_folders_below_the_classes_are_no_level_too_many(tmp_path):
+    persons = [f'{what}/{who}/1.png' for what in ('happy', 'sad') for who in ('anna', 'ben')]
+    assert image_folder.read(write_images(tmp_path / 'persons', persons)).class_names == ('happy', 'sad')
+    parts = ['a/1.png', 'b/1.png', *(f'{what}/{part}.png' for what in 'ab' for part in ('1', '2', 'x/1', 'y/1'))]
+    assert image_folder.read(write_images(tmp_path / 'parts', parts)).class_names == ('a', 'b')
+    one = ['a/aligned/1.png', 'b/aligned/1.png']
+    assert image_folder.read(write_images(tmp_path / 'one', one)).class_names == ('a', 'b')
+
+
+def test_folders_called_sets_are_splits(tmp_path):
+    names = [f'{split}/{name}/1.png' for split in ('train_set', 'val_set', 'test set [2]=') for name in ('a b', 'c=[d]')]
+    with pytest.raises(InputError, match='folders of splits beside others'):
+        image_folder.read(write_images(tmp_path / 'odd', names))
+    source = image_folder.read(write_images(tmp_path / 'x y [1]=z', [name.replace(' [2]=', '') for name in names]))
+    assert source.class_names == ('a b', 'c=[d]')
+    assert source.split_titles == {'train': 'train_set', 'validation': 'val_set', 'test': 'test set'}
 
 
 @pytest.mark.parametrize(('names', 'empty', 'message'), LAYOUTS)

@@ -368,7 +368,7 @@ def test_a_folder_stands_for_its_pictures_and_videos(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     files, others = sources.expand(str(tmp_path))
-    assert [os.path.relpath(file, tmp_path) for file in files] == ['a.jpeg', 'b.PNG', 'c/d.MOV'] and others == 1
+    assert [os.path.relpath(file, tmp_path) for file in files] == ['a.jpeg', 'b.PNG', 'c/d.MOV'] and others == ['text.txt']
     (tmp_path / 'empty').mkdir()
     with pytest.raises(InputError, match='holds no picture and no video'):
         sources.expand(str(tmp_path / 'empty'))

@@ -41,6 +41,7 @@ CORRUPT = (
     zlib.error,
 )
 MAX_HEADER = 1 << 20  # bytes of a tar's header for a long name or for attributes; tarfile reads it whole
+MOST_HEADER = 1 << 14  # bytes of a CSV that tell what is in it
 MAX_DEPTH = 100  # of folders in each other
 # What desktops and file servers leave in folders, besides names that start with a dot: passed over without a word.
 JUNK = frozenset(('thumbs.db', 'ehthumbs.db', 'desktop.ini', 'icon\r', '__macosx', '@eadir', '$recycle.bin', 'system volume information'))
@@ -274,25 +275,45 @@ def _tar_entries(path: pathlib.Path) -> Iterator[Member]:
 
 
 @contextlib.contextmanager
-def open_csv(path: str | os.PathLike) -> Iterator[tuple[io.BufferedIOBase, str]]:
-    """(stream, name for messages) of a CSV: `path` itself, plain or compressed, or the only *.csv in that folder or archive.
+def open_csv(path: str | os.PathLike, fitting: Callable[[bytes], int]) -> Iterator[tuple[io.BufferedIOBase, str, tuple[str, ...]]]:
+    """(stream, name for messages, names of what lies beside it) of a CSV: `path` itself, plain or compressed, or one in that folder or
+    archive: the only *.csv, or of several the one that fits best.
+
+    Args:
+      fitting: how well the first bytes of a CSV fit, 0 for not at all.
 
     Raises:
-      InputError: there is none, or several (they are named), or as of `members`.
+      InputError: there is none, or several that fit as well (they are named), or as of `members`.
     """
     if kind(path) == 'file':
         with _unpacked(pathlib.Path(path)) as stream:
-            yield stream, str(path)
+            yield stream, str(path), ()
         return
-    found = [name for name in listing(path).files if name.lower().endswith('.csv')]
+    names = listing(path).files
+    found = [name for name in names if name.lower().endswith('.csv')]
+    if len(found) > 1:
+        fits = {}
+        with contextlib.closing(members(path)) as files:
+            for member in files:
+                if member.name in found:
+                    with member.open() as stream:
+                        fits[member.name] = fitting(stream.read(MOST_HEADER))
+        found = [name for name in found if fits[name] == max(fits.values())]
     if len(found) != 1:
-        names = ', '.join(printable(name) for name in found[:10])
-        problem = f'{len(found)} CSV files ({names}): unpack it and give the one to read' if found else 'no CSV file'
+        shown = ', '.join(printable(name) for name in found[:10])
+        problem = f'{len(found)} CSV files ({shown}): unpack it and give the one to read' if found else 'no CSV file'
         raise InputError(f'{path}: holds {problem}')
+    with open_member(path, found[0]) as (stream, where):
+        yield stream, where, tuple(name for name in names if name != found[0])
+
+
+@contextlib.contextmanager
+def open_member(path: str | os.PathLike, name: str) -> Iterator[tuple[io.BufferedIOBase, str]]:
+    """(stream, name for messages) of a file in a folder or archive, which it must be in; errors as of `members`."""
     with contextlib.closing(members(path)) as files:
-        member = next(member for member in files if member.name == found[0])
+        member = next(member for member in files if member.name == name)
         with member.open() as stream:
-            yield stream, member.where
+            yield io.BufferedReader(stream) if not isinstance(stream, io.BufferedReader) else stream, member.where
             # The end of an archive is where its checksum stands: a reader that stops early must not skip it.
             while stream.read(1 << 20):
                 pass

@@ -15,11 +15,12 @@ from fer_jax.data.archive import kind, listing, members
 from fer_jax.data.folders import Layout, class_position, pictures_in, read_images, read_layout
 from fer_jax.data.images import MEGAPIXELS
 from fer_jax.data.schema import Source, unofficial
-from fer_jax.data.table import USAGES, read_table
+from fer_jax.data.table import read_table
 
 CLASSES = ('anger', 'disgust', 'fear', 'happy', 'sadness', 'surprise', 'contempt')
 CSV_CLASSES = ('anger', 'disgust', 'fear', 'happiness', 'sadness', 'surprise', 'neutral', 'contempt')  # of ckextended.csv, in its order
 SYNONYMS = {'angry': 'anger', 'happiness': 'happy', 'sad': 'sadness', 'surprised': 'surprise'}
+CSV_SYNONYMS = {'angry': 'anger', 'happy': 'happiness', 'sad': 'sadness', 'surprised': 'surprise'}
 EMOTIONS = {1: 'anger', 2: 'contempt', 3: 'disgust', 4: 'fear', 5: 'happy', 6: 'sadness', 7: 'surprise'}  # of the original's label files
 OFFICIAL = (135, 177, 75, 207, 84, 249, 54)  # last 3 frames of 327 sequences, in the order of CLASSES
 LAST_FRAMES = 3  # a film starts neutral and ends at the apex of its expression
@@ -43,9 +44,8 @@ def read(path: str | os.PathLike, skip_bad: bool = False, megapixels: int = MEGA
         return _source(path, _original(path, pictures), skip_bad, megapixels)
     if pictures:
         return _source(path, read_layout(names, pictures, str(path)), skip_bad, megapixels)
-    splits = read_table(path, CSV_CLASSES)
-    titles = {'train': 'CK+'} if len(splits) == 1 else {split: usage for usage, split in USAGES.items()}
-    return Source('ckplus', CSV_CLASSES, splits, titles)
+    splits, words, skipped, notes = read_table(path, CSV_CLASSES, CSV_SYNONYMS, skip_bad)
+    return Source('ckplus', CSV_CLASSES, splits, words if len(splits) > 1 else {'train': 'CK+'}, skipped, (), notes)
 
 
 def _original(path: str | os.PathLike, pictures: Collection[str]) -> Layout:

@@ -32,14 +32,15 @@ def read(path: str | os.PathLike, skip_bad: bool = False, megapixels: int = MEGA
     names = None if kind(path) == 'file' else listing(path)
     pictures = names and pictures_in(path, names)
     if not pictures:
-        splits, skipped, both_tests, warnings, notes = read_table(path, CLASSES), (), False, (), ()
+        splits, words, skipped, notes = read_table(path, CLASSES, SYNONYMS, skip_bad)
+        warnings = ()
     else:
         layout = read_layout(names, pictures, str(path))
-        warnings, notes = layout.warnings, layout.notes
+        words, warnings, notes = layout.titles, layout.warnings, layout.notes
         files = {name: (split, class_position(folder, CLASSES, SYNONYMS, path)) for name, (split, folder) in layout.files.items()}
         found = read_images(path, files, skip_bad, megapixels)
         splits, skipped = {split: found.faces.take(found.splits == split) for split in layout.titles or ('train',)}, found.skipped
-        both_tests = set(splits) == {'train', 'test'} and 'private' not in layout.titles['test'].lower()
+    both_tests = set(splits) == {'train', 'test'} and 'private' not in words['test'].lower()
     titles = {split: TITLES[split] for split in splits} | ({'test': BOTH_TESTS} if both_tests else {})
     told = (unofficial(f'FER2013 {titles[split]}', faces, CLASSES, OFFICIAL[titles[split]]) for split, faces in splits.items())
     return Source('fer2013', CLASSES, splits, titles, skipped, (*warnings, *filter(None, told)), notes)

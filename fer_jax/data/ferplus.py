@@ -157,7 +157,7 @@ def read_votes(path: str | os.PathLike, splits: Mapping[str, Faces], titles: Map
 
 def _read_rows(path: str | os.PathLike) -> tuple[np.ndarray, Int64[np.ndarray, 'n 10']]:
     """([n] Usage, votes in the order of COLUMNS, 0 for a column that the file lacks) of fer2013new.csv."""
-    with open_csv(path) as (stream, where):
+    with open_csv(path, lambda head: b'neutral' in head.lower()) as (stream, where, _):
         table = rows(stream, where)
         _, names = next(table, (1, []))
         header = [name.strip().lower() for name in names]

@@ -64,7 +64,7 @@ def read_source(data: ConfigDict) -> Source:
     source = draw_splits(source, *drawn)
     notes = list(source.warnings)
     if source.skipped:
-        notes.append(f'{data.path}: {len(source.skipped):,} files are no images and left out, first {source.skipped[0]}')
+        notes.append(f'{data.path}: {len(source.skipped):,} files or rows could not be read and are left out, first {source.skipped[0]}')
     for split in SPLITS:
         faces, title = source.splits[split], source.split_titles[split]
         if not len(faces):

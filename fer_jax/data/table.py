@@ -1,78 +1,121 @@
 """Faces as a CSV of emotion,pixels[,Usage]: the form of FER2013 and of CK+'s ckextended.csv."""
 
+import contextlib
 import csv
 import io
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from fer_jax.core.errors import InputError, unknown
 from fer_jax.data.archive import open_csv
+from fer_jax.data.folders import shown, split_of
 from fer_jax.data.schema import IMAGE_SIDE, Faces
 
 USAGES = {'Training': 'train', 'PublicTest': 'validation', 'PrivateTest': 'test'}
+# What the columns may be called.
+LABELS = ('emotion', 'label', 'expression', 'class')
+SPLITS = ('usage', 'split', 'set', 'partition', 'subset')
 PIXELS = IMAGE_SIDE**2
 # What a pixel may be written as: an int() for each of FER2013's 83 million would take three times as long.
 VALUES = {f'{value:0{digits}}': value for value in range(256) for digits in (1, 2, 3)}
 MAX_LINE = 1 << 20  # bytes; a row of FER2013 has at most 9,240
+UTF_16 = (b'\xff\xfe', b'\xfe\xff')
 
 
-def read_table(path: str | os.PathLike, class_names: Sequence[str]) -> dict[str, Faces]:
-    """The faces in a CSV, plain, compressed or alone in an archive or folder, by split; all are train where there is no Usage.
+class Table(NamedTuple):
+    """What a CSV holds."""
 
-    Labels are positions in `class_names`.
+    splits: dict[str, Faces]
+    words: dict[str, str]  # split → what the CSV calls it; empty where it names none
+    skipped: tuple[str, ...]  # rows that are wrong, 'place: why'
+    notes: tuple[str, ...]  # what was understood, where it is not FER2013's own form
+
+
+class Columns(NamedTuple):
+    """Where in a row the fields stand."""
+
+    count: int
+    label: int
+    pixels: int
+    usage: int | None
+
+
+def read_table(path: str | os.PathLike, class_names: Sequence[str], synonyms: Mapping[str, str], skip_bad: bool = False) -> Table:
+    """The faces in a CSV, plain, compressed or in an archive or folder, by split; all are train where there is no Usage.
+
+    Commas, semicolons or tabs separate; the text may be UTF-16; labels are numbers, names or synonyms; Usage is any word for a split.
 
     Raises:
       InputError: the file is missing, empty, damaged, no such CSV, or without labels; a row's pixels, label or Usage are
-        wrong; or a split has no row. The message names file and line (the header is line 1).
+        wrong and `skip_bad` is false; or a split has no row. The message names file and line (the header is line 1).
     """
-    with open_csv(path) as (stream, where):
+    images, labels, splits, numbers, skipped = bytearray(), [], [], [], []
+    words: dict[str, str] = {}
+    with open_csv(path, _fitting) as (stream, where, others):
         table = rows(stream, where)
-        columns = _header(table, where)
-        images, labels, splits = bytearray(), [], []
-        for number, fields in table:
+        header, columns = _header(table, where)
+        for position, (number, fields) in enumerate(table):
             place = f'{where}, line {number}'
-            if len(fields) != len(columns):
-                raise InputError(f'{place}: has {len(fields)} fields, the header {len(columns)}: cut off or not a row')
-            row = dict(zip(columns, map(str.strip, fields), strict=True))
-            label = row['emotion']
-            if not (label.isdecimal() and len(label) < 4 and int(label) < len(class_names)):
-                known = ', '.join(f'{i} {name}' for i, name in enumerate(class_names))
-                raise InputError(f'{place}: unknown label (emotion) {ascii(label[:20])}: known are {known}')
-            labels.append(int(label))
-            usage = row.get('usage', 'Training')
-            if usage not in USAGES:
-                raise InputError(f'{place}: {unknown("Usage", usage[:40], USAGES)}')
-            splits.append(USAGES[usage])
-            images += _pixels(row['pixels'], place)
+            try:
+                if len(fields) != columns.count:
+                    raise InputError(f'{place}: has {len(fields)} fields, the header {columns.count}: cut off or not a row')
+                label = position_of(fields[columns.label].strip(), class_names, synonyms, place)
+                usage = 'train' if columns.usage is None else fields[columns.usage].strip()
+                split = split_of(usage)
+                if split is None:
+                    raise InputError(f'{place}: {unknown("Usage", usage[:40], USAGES)}')
+                images += _pixels(fields[columns.pixels], place)
+            except InputError as error:
+                if not skip_bad:
+                    raise
+                skipped.append(str(error))
+                continue
+            words.setdefault(split, usage)
+            labels.append(label)
+            splits.append(split)
+            numbers.append(position)
     if not labels:
-        raise InputError(f'{where}: has a header but no rows')
-    whole = Faces(
-        np.frombuffer(images, np.uint8).reshape(-1, IMAGE_SIDE, IMAGE_SIDE), np.array(labels, np.int32), rows=np.arange(len(labels))
-    )
-    if 'usage' not in columns:
-        return {'train': whole}
+        raise InputError(f'{where}: has a header but no rows' + (f' that could be read, first {skipped[0]}' if skipped else ''))
+    pixels = np.frombuffer(images, np.uint8).reshape(-1, IMAGE_SIDE, IMAGE_SIDE)
+    whole = Faces(pixels, np.array(labels, np.int32), rows=np.array(numbers, np.int64))
+    notes = (f'read from {where}; left alone: {shown(others)}',) if others else ()
+    if columns.usage is None:
+        return Table({'train': whole}, {}, tuple(skipped), notes)
     for usage, split in USAGES.items():
-        if split not in splits:
+        if split not in words and (split == 'train' or set(words.values()) & USAGES.keys()):
             raise InputError(f'{path}: empty split: no row has the Usage {usage}')
-    return {split: whole.take(np.array(splits) == split) for split in USAGES.values()}
+    if any(USAGES.get(word) != split for split, word in words.items()):
+        told = ', '.join(f'{word} is {split}' for split, word in words.items())
+        notes = (f'{where}: labels from column {header[columns.label]}, splits from {header[columns.usage]}: {told}', *notes)
+    found = {split: whole.take(np.array(splits) == split) for split in USAGES.values() if split in words}
+    return Table(found, words, tuple(skipped), notes)
 
 
-def rows(stream: io.BufferedIOBase, where: str) -> Iterator[tuple[int, list[str]]]:
-    """(line number, fields) of each row of a CSV that is not blank, the header too; bytes that are no ASCII as Latin-1.
+def position_of(text: str, class_names: Sequence[str], synonyms: Mapping[str, str], place: str) -> int:
+    """The label that a cell stands for: a class's number, also as 3.0, its name or a synonym; InputError where it is none."""
+    if match := re.fullmatch(r'(\d{1,3})(\.0*)?', text, re.ASCII):
+        if int(match[1]) < len(class_names):
+            return int(match[1])
+    elif (name := synonyms.get(text.lower(), text.lower())) in class_names:
+        return class_names.index(name)
+    known = ', '.join(f'{i} {name}' for i, name in enumerate(class_names))
+    raise InputError(f'{place}: unknown label (emotion) {ascii(text[:20])}: known are {known}')
+
+
+def rows(stream: io.BufferedReader, where: str, delimiters: str = ',;\t') -> Iterator[tuple[int, list[str]]]:
+    """(line number, fields) of each row of a CSV that is not blank, the header too; bytes that are no ASCII as Latin-1, or UTF-16 where
+    it begins like that. The first line is parted by the delimiter that it has most of.
 
     Raises:
       InputError: a line is longer than any row is, or cannot be told into fields.
     """
-
-    def lines() -> Iterator[str]:
-        while line := stream.readline(MAX_LINE):
-            if len(line) == MAX_LINE:
-                raise InputError(f'{where}, line {table.line_num + 1}: longer than {MAX_LINE:,} bytes: no row of a table')
-            yield line.removeprefix(b'\xef\xbb\xbf').strip().decode('latin-1')
-
-    table = csv.reader(lines())
+    lines = _lines(stream, where)
+    first = next(lines, '')
+    table = csv.reader(_again(first, lines), delimiter=max(delimiters, key=first.count), skipinitialspace=' ' in delimiters)
     try:
         for row in filter(None, table):
             yield table.line_num, row
@@ -80,21 +123,56 @@ def rows(stream: io.BufferedIOBase, where: str) -> Iterator[tuple[int, list[str]
         raise InputError(f'{where}, line {table.line_num}: not a CSV: {error}') from None
 
 
-def _header(table: Iterator[tuple[int, list[str]]], where: str) -> list[str]:
+def _again(first: str, lines: Iterator[str]) -> Iterator[str]:
+    yield first
+    yield from lines
+
+
+def _lines(stream: io.BufferedReader, where: str) -> Iterator[str]:
+    with contextlib.ExitStack() as stack:
+        text, number, wide = stream, 0, stream.peek(2)[:2] in UTF_16
+        if wide:
+            text = io.TextIOWrapper(stream, 'utf-16', errors='replace')
+            stack.callback(text.detach)  # or it would close the stream
+        while line := text.readline(MAX_LINE):
+            number += 1
+            if len(line) == MAX_LINE:
+                raise InputError(f'{where}, line {number}: longer than {MAX_LINE:,} bytes: no row of a table')
+            yield (line.strip() if wide else line.removeprefix(b'\xef\xbb\xbf').strip().decode('latin-1')) + '\n'
+
+
+def first_row(head: bytes, delimiters: str = ',;\t') -> list[str]:
+    """The fields of the first line of what begins with these bytes, in small letters; [] where it is no table."""
+    with contextlib.suppress(InputError, UnicodeError):
+        return [name.strip().lower() for _, row in rows(io.BufferedReader(io.BytesIO(head)), '', delimiters) for name in row][:100]
+    return []
+
+
+def _fitting(head: bytes) -> int:
+    names = first_row(head[: head.find(b'\n') + 1] if head[:2] not in UTF_16 else head)
+    has = [any(each in names for each in group) for group in (LABELS, ('pixels',), SPLITS)]
+    return sum(has) if has[0] and has[1] else 0
+
+
+def _header(table: Iterator[tuple[int, list[str]]], where: str) -> tuple[list[str], Columns]:
     _, names = next(table, (1, None))
     if names is None:
         raise InputError(f'{where}: is empty')
     columns = [name.strip().lower() for name in names]
-    if 'pixels' in columns and 'emotion' not in columns:
+    labels, usages = ([name for name in columns if name in group] for group in (LABELS, SPLITS))
+    if 'pixels' in columns and not labels:
         raise InputError(f"{where}: has no labels (no 'emotion' column): Kaggle's test.csv is of no use here; give fer2013.csv")
-    if any(columns.count(name) != 1 for name in ('emotion', 'pixels')) or columns.count('usage') > 1:
-        shown = ascii(','.join(names)[:60])
-        raise InputError(f'{where}, line 1: expected a header of emotion, pixels and (if known) Usage, found {shown}')
-    return columns
+    if len(labels) != 1 or columns.count('pixels') != 1 or len(usages) > 1:
+        found = ascii(','.join(names)[:60])
+        also = ' (parquet and .npz are read by data.dataset=image_table)' if names[0].startswith('PAR1') else ''
+        raise InputError(f'{where}, line 1: expected a header of emotion, pixels and (if known) Usage, found {found}{also}')
+    usage = columns.index(usages[0]) if usages else None
+    return names, Columns(len(columns), columns.index(labels[0]), columns.index('pixels'), usage)
 
 
 def _pixels(text: str, where: str) -> bytes:
-    pixels = text.split()
+    text = text.strip()
+    pixels = (text.strip('[]').replace(',', ' ') if text.startswith('[') else text).split()
     if len(pixels) != PIXELS:
         raise InputError(f'{where}: has {len(pixels):,} pixels, not {PIXELS:,} ({IMAGE_SIDE}×{IMAGE_SIDE})')
     try:

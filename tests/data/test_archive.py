@@ -40,7 +40,7 @@ def write_tar(path, contents, mode='w', **info):
 
 
 def read_csv(path):
-    with open_csv(path) as (stream, where):
+    with open_csv(path, bool) as (stream, where, _):
         return stream.read(), where
 
 

@@ -1,6 +1,7 @@
 """fer_jax/data/fer2013.py and table.py: the forms of FER2013, the errors in its rows, and FER+'s votes."""
 
 import gzip
+import re
 import tarfile
 import zipfile
 
@@ -93,6 +94,71 @@ def test_train_csv_without_usage_is_all_training(tmp_path):
     assert len(source.splits['train']) == 14
 
 
+def semicolons(text):
+    return text.replace(',', ';')
+
+
+FORMS = {
+    'semicolons': lambda text: semicolons(text).encode(),
+    'tabs': lambda text: text.replace(',', '\t').encode(),
+    'UTF-16': lambda text: text.encode('utf-16'),
+    'UTF-16, big end first, semicolons': lambda text: b'\xfe\xff' + semicolons(text).encode('utf-16-be'),
+    'a column called label': lambda text: text.replace('emotion', 'Label').encode(),
+    'labels as fractions': lambda text: re.sub(r'^(\d),', r'\1.0,', text, flags=re.MULTILINE).encode(),
+    'names for labels': lambda text: re.sub(r'^(\d),', lambda match: f'{NAMES[int(match[1])]},', text, flags=re.MULTILINE).encode(),
+    'lists of pixels': lambda text: re.sub(r'(\d+ [\d ]+)', lambda match: f'"[{match[1].replace(" ", ", ")}]"', text).encode(),
+    'lists over several lines': lambda text: re.sub(r'(\d+ [\d ]+)', lambda match: f'"[{match[1].replace(" ", WRAP, 90)}]"', text).encode(),
+}  # fmt: skip
+WRAP = '\n '  # as NumPy prints
+NAMES = ('Angry', 'disgust', 'Fear', 'happiness', 'SAD', 'surprise', 'neutral')
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_tables_as_people_have_them(tmp_path, form):
+    path = write_csv(tmp_path / 'fer2013.csv', rows_of(21))
+    path.write_bytes(FORMS[form](path.read_text()))
+    check_splits(fer2013.read(path), 21)
+
+
+@pytest.mark.parametrize('words', [('train', 'val', 'test'), ('training', 'Validation', 'Private_Test')])
+def test_other_words_for_the_splits_are_understood_and_said(tmp_path, words):
+    rows = [(label, text, words[USAGES.index(usage)]) for label, text, usage in rows_of(21)]
+    source = fer2013.read(write_csv(tmp_path / 'fer2013.csv', rows, 'emotion,pixels,split'))
+    check_splits(source, 21)
+    assert f'splits from split: {words[0]} is train, {words[1]} is validation, {words[2]} is test' in source.notes[0]
+
+
+def test_train_and_test_alone(tmp_path):
+    rows = [(label, text, 'test' if usage == 'PrivateTest' else 'train') for label, text, usage in rows_of(21)]
+    source = fer2013.read(write_csv(tmp_path / 'fer2013.csv', rows))
+    assert source.split_titles == {'train': 'Training', 'test': 'PublicTest+PrivateTest'} and len(source.splits['test']) == 7
+
+
+def test_kaggles_whole_challenge(tmp_path):
+    rows = rows_of(21)
+    write_csv(tmp_path / 'icml_face_data.csv', [(label, f' {usage}', f' {text}') for label, text, usage in rows], 'emotion, Usage, pixels')
+    write_csv(tmp_path / 'train.csv', [row[:2] for row in rows if row[2] == 'Training'], 'emotion,pixels')
+    write_csv(tmp_path / 'test.csv', [row[1:2] for row in rows if row[2] != 'Training'], 'pixels')
+    (tmp_path / 'example_submission.csv').write_text('7,7\n')
+    (tmp_path / 'fer2013.tar.gz').write_bytes(b'')
+    source = fer2013.read(tmp_path)
+    check_splits(source, 21)
+    assert source.notes[0].endswith('icml_face_data.csv; left alone: example_submission.csv, fer2013.tar.gz, test.csv, train.csv')
+
+
+def test_bad_rows_are_skipped_on_demand_and_counted(tmp_path):
+    rows = rows_of(42)
+    rows[4], rows[40] = change(rows[4], pixels=FEWER), change(rows[40], label='9')
+    source = fer2013.read(write_csv(tmp_path / 'fer2013.csv', rows), skip_bad=True)
+    assert [each.rpartition('fer2013.csv, ')[2][:36] for each in source.skipped] == [
+        'line 6: has 2,303 pixels, not 2,304 ',
+        "line 42: unknown label (emotion) '9'",
+    ]
+    kept = np.concatenate([source.splits[split].rows for split in ('train', 'validation', 'test')])
+    assert sorted(kept) == [number for number in range(42) if number not in (4, 40)]
+    np.testing.assert_array_equal(source.splits['train'].images[4], face(5))
+
+
 def test_counts_off_the_official_ones_are_said(tmp_path):
     source = fer2013.read(write_csv(tmp_path / 'fer2013.csv', rows_of(21)))
     # 7 images, one of each class, where officially 28,709 with 3,995 angry ones stand.
@@ -129,7 +195,8 @@ BAD_ROWS = [
     ({'label': '7'}, r"line 6: unknown label \(emotion\) '7': known are 0 angry"),
     ({'label': '-1'}, "line 6: unknown label .* '-1'"),
     ({'label': ''}, "line 6: unknown label .* ''"),
-    ({'label': 'happy'}, "line 6: unknown label .* 'happy'"),
+    ({'label': 'hapy'}, "line 6: unknown label .* 'hapy'"),
+    ({'label': '3.5'}, "line 6: unknown label .* '3.5'"),
     ({'usage': 'Trainin'}, "line 6: unknown Usage 'Trainin': did you mean 'Training'"),
     ({'usage': 'Training,x'}, 'line 6: has 4 fields, the header 3'),
 ]

@@ -135,8 +135,9 @@ def default_config() -> ConfigDict:
     c.init_from = optional(str)  # training starts from the variables of this run's folder or weights file; None draws them at random
 
     d = c.data = ConfigDict()
-    d.dataset = 'toyfaces'  # toyfaces | fer2013 | ferplus | ckplus | image_folder: a name in fer_jax/data/readers.py
+    d.dataset = 'toyfaces'  # toyfaces | fer2013 | ferplus | ckplus | image_folder | image_table: a name in fer_jax/data/readers.py
     d.path = optional(str)  # the source file or folder; None for toyfaces
+    d.table = optional(str)  # image_table only: the list of the pictures, below data.path; None where there is only one
     d.prepared = 'data'  # folder that the prepared ArrayRecord shards and their manifests are written to and read from
     d.pipeline = 'auto'  # training images: resident, whole on every device | stream, read ahead of each step | auto, by their size
     d.votes = optional(str)  # path of FER+'s fer2013new.csv: gives ferplus its labels, and fer2013 soft targets (the shares of the votes)

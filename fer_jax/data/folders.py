@@ -12,7 +12,7 @@ import numpy as np
 
 from fer_jax.core.errors import InputError, printable, unknown
 from fer_jax.data.archive import Listing, members
-from fer_jax.data.images import HEAD, MAX_FILE, MEGAPIXELS, begins_as_image, decode_face, is_image_name
+from fer_jax.data.images import HEAD, MAX_FILE, MEGAPIXELS, Box, begins_as_image, decode, face_in, is_image_name
 from fer_jax.data.schema import IMAGE_SIDE, Faces
 
 NAMED = 10  # files that a message names; of bad ones the manifest has them all
@@ -74,21 +74,37 @@ def read_images(path: str | os.PathLike, files: Mapping[str, tuple[str, int]], s
     Raises:
       InputError: some are no images and `skip_bad` is false (they are counted and the first are named); or as of `members`.
     """
-    found, bad = {}, {}
-    with contextlib.closing(members(path)) as entries:
-        for member in entries:
-            if member.name in files:
-                with member.open() as stream:  # what is wrong with the archive itself is no bad image, and always refused
-                    content = stream.read(MAX_FILE + 1)
-                try:
-                    found[member.name] = decode_face(content, megapixels)
-                except InputError as error:
-                    bad[member.name] = str(error)
+    read = {name: face for (name, _), face in read_faces(path, dict.fromkeys(files, (None,)), megapixels).items()}
+    bad = {name: str(face) for name, face in read.items() if isinstance(face, InputError)}
+    found = {name: face for name, face in read.items() if name not in bad}
     skipped = skipped_or_refused(path, bad, len(files), 'files are no images', skip_bad)
     names = tuple(sorted(found))
     images = np.array([found[name] for name in names], np.uint8).reshape(-1, IMAGE_SIDE, IMAGE_SIDE)
     labels = np.array([files[name][1] for name in names], np.int32)
     return Images(names, Faces(images, labels), np.array([files[name][0] for name in names], str), skipped)
+
+
+def read_faces(
+    path: str | os.PathLike, boxes: Mapping[str, Sequence[Box | None]], megapixels: int
+) -> dict[tuple[str, int], np.ndarray | InputError]:
+    """(file, place among its boxes) → the face in that box, as of images.face_in, or why it cannot be read; errors as of `members`."""
+    found: dict[tuple[str, int], np.ndarray | InputError] = {}
+    with contextlib.closing(members(path)) as entries:
+        for member in entries:
+            if own := boxes.get(member.name):
+                with member.open() as stream:  # what is wrong with the archive itself is no bad image, and always refused
+                    content = stream.read(MAX_FILE + 1)
+                try:
+                    picture = decode(content, megapixels, None if any(own) else 2 * IMAGE_SIDE)
+                except InputError as error:
+                    found |= {(member.name, place): error for place in range(len(own))}
+                    continue
+                for place, box in enumerate(own):
+                    try:
+                        found[member.name, place] = face_in(*picture, box)
+                    except InputError as error:
+                        found[member.name, place] = error
+    return found
 
 
 def skipped_or_refused(path: str | os.PathLike, bad: Mapping[str, str], count: int, what: str, skip_bad: bool) -> tuple[str, ...]:

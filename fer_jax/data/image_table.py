@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-import io
+import itertools
 import json
 import os
 import pathlib
@@ -13,32 +13,32 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from fer_jax.core.errors import InputError, printable
+from fer_jax.data import npz
 from fer_jax.data.archive import MOST_HEADER, Listing, kind, listing, open_member
 from fer_jax.data.folders import pictures_in, read_faces, shown, skipped_or_refused, split_of
-from fer_jax.data.images import MEGAPIXELS, Box, decode_face, is_image_name, plain, square_face
-from fer_jax.data.schema import SPLITS, Faces, Source
+from fer_jax.data.images import MEGAPIXELS, Box, decode, face_in, is_image_name
+from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Faces, Source
 from fer_jax.data.table import first_row, rows
 
 TEXTS = ('.csv', '.tsv', '.txt', '.lst')
+BATCH = 256  # rows of parquet that are read at once
 DELIMITERS = ',;\t '  # a blank only where there is none of the others
 # What the columns may be called.
 PATHS = ('path', 'file', 'filename', 'file_name', 'filepath', 'file_path', 'image', 'image_path', 'image_name', 'img', 'img_path', 'pth',
-         'subdirectory_filepath', 'picture', 'photo', 'name')  # fmt: skip
+         'subdirectory_filepath', 'picture', 'photo', 'name', 'img_bytes', 'image_bytes')  # fmt: skip
 LABELS = ('label', 'emotion', 'expression', 'class', 'category', 'target', 'labels')
 SPLIT_COLUMNS = ('split', 'usage', 'set', 'partition', 'subset')
 SUBJECTS = ('subject', 'subject_id', 'person', 'person_id', 'identity', 'participant', 'actor')
-BOXES = (('left', 'top', 'width', 'height'), ('x', 'y', 'w', 'h'), ('x', 'y', 'width', 'height'), ('face_x', 'face_y', 'face_width', 'face_height'))
+BOXES = (('left', 'top', 'width', 'height'), ('x', 'y', 'w', 'h'), ('x', 'y', 'width', 'height'),
+         ('face_x', 'face_y', 'face_width', 'face_height'))  # fmt: skip
 CORNERS = (('left', 'top', 'right', 'bottom'), ('xmin', 'ymin', 'xmax', 'ymax'), ('x1', 'y1', 'x2', 'y2'),
            ('face_box_left', 'face_box_top', 'face_box_right', 'face_box_bottom'))  # fmt: skip
 # What numbers mean in the sets that have no words; '' is no expression, and such rows are left out.
 RAF_DB = dict(enumerate(('surprise', 'fear', 'disgust', 'happiness', 'sadness', 'anger', 'neutral'), start=1))
 EXPW = dict(enumerate(('angry', 'disgust', 'fear', 'happy', 'sad', 'surprise', 'neutral')))
 AFFECTNET = dict(enumerate(('neutral', 'happiness', 'sadness', 'surprise', 'fear', 'disgust', 'anger', 'contempt', '', '', '')))
-EXPW_HEADER = ['image_name', 'face_id', 'face_box_top', 'face_box_left', 'face_box_right', 'face_box_bottom', 'confidence', 'expression']
-MOST_ARRAY = 16 << 30  # bytes of one array
 
 
 class Row(NamedTuple):
@@ -80,8 +80,8 @@ def read(path: str | os.PathLike, table: str | None = None, skip_bad: bool = Fal
       InputError: no such table, or several; columns that are not told apart; a row's label, split, box or picture is wrong and
         `skip_bad` is false. The message names table and row.
     """
-    if arrays := _arrays(path):
-        return _from_arrays(path, arrays)
+    if npz.is_npz(path):
+        return npz.read(path)
     parquet = kind(path) == 'file'
     names = Listing((), ()) if parquet else listing(path)
     tables = {os.path.basename(path): split_of(os.path.basename(path))} if parquet else _tables(path, names, table)
@@ -97,10 +97,11 @@ def read(path: str | os.PathLike, table: str | None = None, skip_bad: bool = Fal
     notes += [f'{nothing:,} rows are of no expression and left out'] * bool(nothing)
     found = [row for row in found if row.label]
     faces, left = _faces(path, names, found, bad, megapixels)
-    count = len(found) + len(bad)
-    skipped = skipped_or_refused(path, bad, count, 'rows cannot be read', skip_bad)
-    kept = [number for number in range(len(found)) if number in faces]
+    kept = sorted(faces)
+    skipped = skipped_or_refused(path, bad, len(kept) + len(bad), 'rows cannot be read', skip_bad)
     notes += [f'{len(left):,} pictures are in no row and left out: {shown(left)}'] * bool(left)
+    if 'train' not in {found[number].split for number in kept}:
+        raise InputError(f'{path}: no row of the training split could be read')
     return _source([found[number] for number in kept], [faces[number] for number in kept], skipped, tuple(notes))
 
 
@@ -116,11 +117,9 @@ def _source(found: Sequence[Row], faces: Sequence[np.ndarray], skipped: tuple[st
     position = {name: number for number, name in enumerate(class_names)}
     labels = np.array([position[row.label] for row in found], np.int32)
     subjects = np.array([row.subject for row in found], str)
-    whole = Faces(np.array(faces, np.uint8).reshape(-1, 48, 48), labels, subjects=subjects if any(subjects) else None)
+    whole = Faces(np.array(faces, np.uint8).reshape(-1, IMAGE_SIDE, IMAGE_SIDE), labels, subjects=subjects if any(subjects) else None)
     of = np.array([row.split for row in found], str)
     splits = {split: whole.take(of == split) for split in SPLITS if split in of}
-    if 'train' not in splits:
-        raise InputError(f'no row is of the training split: there are {", ".join(splits)}')
     titles = {split: split for split in splits} if len(splits) > 1 else {'train': 'all'}
     return Source('image_table', class_names, splits, titles, skipped, (), notes)
 
@@ -149,7 +148,7 @@ def _tables(path: str | os.PathLike, names: Listing, table: str | None) -> dict[
     for name in names.files:
         if name.lower().endswith(TEXTS):
             with open_member(path, name) as (stream, _), contextlib.suppress(InputError):
-                _form(name, first_row(stream.read(MOST_HEADER).partition(b'\n')[0], DELIMITERS))
+                _form(name, first_row(stream.read(MOST_HEADER), DELIMITERS))
                 found.append(name)
         elif _is_parquet(name):
             found.append(name)
@@ -181,7 +180,9 @@ def _form(name: str, header: Sequence[str]) -> Form:
     if path is None or label is None:
         found = ascii(','.join(header)[:60])
         raise InputError(f'{name}, line 1: expected a header with a column for the picture (path) and one for the label, found {found}')
-    form = Form(f'picture from {header[path]}, label from {header[label]}', path, label, one(SPLIT_COLUMNS, 'split'), one(SUBJECTS, 'subject'))
+    form = Form(
+        f'picture from {header[path]}, label from {header[label]}', path, label, one(SPLIT_COLUMNS, 'split'), one(SUBJECTS, 'subject')
+    )
     for sides, corners in [(each, False) for each in BOXES] + [(each, True) for each in CORNERS]:
         if not form.box and set(sides) <= set(header):
             form.box, form.corners = tuple(map(header.index, sides)), corners
@@ -197,23 +198,56 @@ Rows = Callable[[dict[str, str]], Iterator[Row]]  # those of a table that can be
 
 
 def _open_text(path: str | os.PathLike, name: str) -> tuple[str, Rows]:
-    with open_member(path, name) as (stream, where):
-        header = first_row(stream.read(MOST_HEADER).partition(b'\n')[0], DELIMITERS)
-        if stream.peek(1)[:0]:
-            raise InputError(where)
+    with open_member(path, name) as (stream, _):
+        header = first_row(stream.read(MOST_HEADER), DELIMITERS)
     form = _form(name, header)
 
     def read_rows(bad: dict[str, str]) -> Iterator[Row]:
         with open_member(path, name) as (stream, _):
-            for number, fields in rows(stream, name, DELIMITERS):
-                if number == 1 and not is_image_name(header[0]):
-                    continue
+            for number, fields in itertools.islice(rows(stream, name, DELIMITERS), not is_image_name(header[0]), None):
                 place = f'{name}, line {number}'
                 if len(fields) != len(header):
                     bad[place] = f'has {len(fields)} fields, the first line {len(header)}'
                     continue
                 with _noted(bad, place):
                     yield _row(place, [field.strip() for field in fields], form)
+
+    return form.name, read_rows
+
+
+def _open_parquet(file: pathlib.Path) -> tuple[str, Rows]:
+    import pyarrow
+    import pyarrow.parquet  # slow to import
+
+    if not file.is_file():
+        raise InputError(f'{file}: parquet is read where it is a file: unpack it')
+    try:
+        table = pyarrow.parquet.ParquetFile(file)
+        columns = table.schema_arrow.names
+        metadata = json.loads((table.schema_arrow.metadata or {}).get(b'huggingface', b'{}'))
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise InputError(f'{file}: damaged, or no parquet: {error}') from None
+    form = _form(file.name, [column.lower() for column in columns])
+    told = metadata
+    for key in ('info', 'features', columns[form.label], 'names'):
+        told = told.get(key) if isinstance(told, dict) else None
+    form.codes = dict(enumerate(told)) if isinstance(told, list) and all(isinstance(each, str) for each in told) else form.codes
+
+    def read_rows(bad: dict[str, str]) -> Iterator[Row]:
+        number = 0
+        try:
+            for batch in table.iter_batches(batch_size=BATCH):
+                for values in batch.to_pylist():
+                    fields, number = list(values.values()), number + 1
+                    inside = fields[form.path]
+                    if isinstance(inside, dict):  # as Hugging Face writes pictures
+                        fields[form.path] = inside.get('bytes') or inside.get('path')
+                    fields = ['' if field is None else field for field in fields]
+                    place = f'{file.name}, row {number}'
+                    with _noted(bad, place):
+                        yield _row(place, fields, form)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise InputError(f'{file}: damaged after row {number}: {error}') from None
 
     return form.name, read_rows
 
@@ -234,7 +268,9 @@ def _row(place: str, fields: Sequence[Any], form: Form) -> Row:
     label = re.sub(r'^(\d+)\.0*$', r'\1', label)
     if form.codes:
         if not label.isdecimal() or len(label) > 3 or int(label) not in form.codes:
-            raise InputError(f'unknown label {ascii(label[:20])}: known are {", ".join(f"{code} {name}" for code, name in form.codes.items() if name)}')
+            raise InputError(
+                f'unknown label {ascii(label[:20])}: known are {", ".join(f"{code} {name}" for code, name in form.codes.items() if name)}'
+            )
         label = form.codes[int(label)]
     split = None
     if form.split is not None:
@@ -273,7 +309,7 @@ def _faces(
     for number, row in enumerate(found):
         with _noted(bad, row.place):
             if isinstance(row.picture, bytes):
-                faces[number] = decode_face(row.picture, megapixels)
+                faces[number] = face_in(*decode(row.picture, megapixels), row.box)
             else:
                 wanted.setdefault(_find(row, files, ends), []).append((number, row.box))
     boxes = {file: [box for _, box in each] for file, each in wanted.items()}

@@ -69,7 +69,22 @@ def decode_face(content: bytes, megapixels: int = MEGAPIXELS) -> UInt8[np.ndarra
     Raises:
       InputError: as of `decode`.
     """
-    picture, _ = decode(content, megapixels, 2 * IMAGE_SIDE)
+    return face_in(*decode(content, megapixels, 2 * IMAGE_SIDE), None)
+
+
+def face_in(picture: Image.Image, scale: float, box: Box | None) -> UInt8[np.ndarray, '48 48']:
+    """The face in what `decode` returned: the largest centred square of it, or of a box in the pixels of the file.
+
+    Raises:
+      InputError: no part of the box lies in the picture.
+    """
+    if box:
+        left, top, width, height = box.scaled(1 / scale)
+        sides = max(left, 0), max(top, 0), min(left + width, picture.width), min(top + height, picture.height)
+        if sides[0] >= sides[2] or sides[1] >= sides[3]:
+            size = ' × '.join(str(round(side * scale)) for side in picture.size)
+            raise InputError(f'the box {box.left}, {box.top}, {box.width} × {box.height} lies outside of the picture, {size}')
+        picture = picture.crop(sides)
     return square_face(picture.convert('L'))
 
 
@@ -177,15 +192,19 @@ def _scale(image: Image.Image, boxes: list[tuple[int, int, int, int]]) -> float:
     """What the pixels of a mode of more than 8 bits are multiplied by."""
     parts = (np.asarray(image.crop(box)) for box in boxes)
     extremes = np.array([(part.min(), part.max()) for part in parts], np.float64)
-    if not np.isfinite(extremes).all():
+    return scale_of(extremes[:, 0].min(), extremes[:, 1].max(), image.mode == 'F')
+
+
+def scale_of(low: float, high: float, floats: bool) -> float:
+    """What pixels between these, floats or whole numbers, are multiplied by to be of 0 to 255; InputError of ranges that are not read."""
+    if not np.isfinite([low, high]).all():
         raise InputError('has pixels that are not finite')
-    low, high = extremes[:, 0].min(), extremes[:, 1].max()
-    tops = {1: 255.0, 255: 1.0} if image.mode == 'F' else {255: 1.0, 65_535: 1 / 257}
-    slack = SLACK if image.mode == 'F' else 0
+    tops = {1: 255.0, 255: 1.0} if floats else {255: 1.0, 65_535: 1 / 257}
+    slack = SLACK if floats else 0
     for top, scale in tops.items():
         if -slack * high <= low and high <= (1 + slack) * top:
             return scale
-    kind = 'floats' if image.mode == 'F' else 'whole numbers'
+    kind = 'floats' if floats else 'whole numbers'
     raise InputError(f'has pixels from {low:g} to {high:g}: {kind} are read {" or ".join(f"from 0 to {top:,}" for top in tops)}')
 
 

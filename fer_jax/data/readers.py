@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fer_jax.core.errors import InputError, unknown
-from fer_jax.data import ckplus, fer2013, ferplus, image_folder, toyfaces
+from fer_jax.data import ckplus, fer2013, ferplus, image_folder, image_table, toyfaces
 from fer_jax.data.images import MEGAPIXELS
 from fer_jax.data.schema import SPLITS, Source
 from fer_jax.data.splits import draw_splits
@@ -25,6 +25,7 @@ READERS: dict[str, Callable[..., Source]] = {
     'ferplus': ferplus.read,
     'ckplus': ckplus.read,
     'image_folder': image_folder.read,
+    'image_table': image_table.read,
 }
 FILES = ('path', 'votes')  # parameters that name what is read: they must be given, and are watched for changes
 
@@ -44,6 +45,7 @@ def request_of(data: ConfigDict) -> dict[str, Any]:
     if data.targets != 'crossentropy' and 'targets' not in taken:
         raise InputError(f'data.targets={data.targets}: only ferplus has votes to make targets of, not {data.dataset}')
     own = {field: os.path.abspath(data[field]) if field in FILES else data[field] for field in taken if field != 'megapixels'}
+    own |= image_table.located(own['path'], own['table']) if data.dataset == 'image_table' else {}
     drawn = {'validation_fraction': data.validation_fraction, 'test_fraction': data.test_fraction, 'split_seed': data.split_seed}
     # Only where they are set, so that what was prepared before they were there is found again.
     drawn |= {} if data.megapixels == MEGAPIXELS or 'megapixels' not in taken else {'megapixels': data.megapixels}

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -108,24 +109,21 @@ def position_of(text: str, class_names: Sequence[str], synonyms: Mapping[str, st
 
 def rows(stream: io.BufferedReader, where: str, delimiters: str = ',;\t') -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of each row of a CSV that is not blank, the header too; bytes that are no ASCII as Latin-1, or UTF-16 where
-    it begins like that. The first line is parted by the delimiter that it has most of.
+    it begins like that. The delimiter is the one that the first line has most of; a blank only where it has none of the others.
 
     Raises:
       InputError: a line is longer than any row is, or cannot be told into fields.
     """
     lines = _lines(stream, where)
     first = next(lines, '')
-    table = csv.reader(_again(first, lines), delimiter=max(delimiters, key=first.count), skipinitialspace=' ' in delimiters)
+    delimiter = max(delimiters.replace(' ', ''), key=first.count)
+    delimiter = ' ' if ' ' in delimiters and delimiter not in first else delimiter
+    table = csv.reader(itertools.chain([first], lines), delimiter=delimiter, skipinitialspace=True)
     try:
         for row in filter(None, table):
             yield table.line_num, row
     except csv.Error as error:
         raise InputError(f'{where}, line {table.line_num}: not a CSV: {error}') from None
-
-
-def _again(first: str, lines: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from lines
 
 
 def _lines(stream: io.BufferedReader, where: str) -> Iterator[str]:
@@ -143,13 +141,14 @@ def _lines(stream: io.BufferedReader, where: str) -> Iterator[str]:
 
 def first_row(head: bytes, delimiters: str = ',;\t') -> list[str]:
     """The fields of the first line of what begins with these bytes, in small letters; [] where it is no table."""
-    with contextlib.suppress(InputError, UnicodeError):
-        return [name.strip().lower() for _, row in rows(io.BufferedReader(io.BytesIO(head)), '', delimiters) for name in row][:100]
+    with contextlib.suppress(InputError):
+        _, row = next(rows(io.BufferedReader(io.BytesIO(head)), '', delimiters), (0, []))
+        return [name.strip().lower() for name in row]
     return []
 
 
 def _fitting(head: bytes) -> int:
-    names = first_row(head[: head.find(b'\n') + 1] if head[:2] not in UTF_16 else head)
+    names = first_row(head)
     has = [any(each in names for each in group) for group in (LABELS, ('pixels',), SPLITS)]
     return sum(has) if has[0] and has[1] else 0
 

@@ -44,7 +44,7 @@ def test_where_all_holds(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_every_kind_of_fault_has_its_campaign() -> None:
-    expected = ['bad_data', 'concurrency', 'damage', 'determinism', 'disk', 'elastic', 'kills', 'memory', 'numbers', 'soak']
+    expected = ['bad_data', 'concurrency', 'damage', 'determinism', 'disk', 'elastic', 'fates', 'kills', 'memory', 'numbers', 'soak']
     assert sorted(campaigns()) == expected
 
 

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Int64
 
-from fer_jax.core.errors import InputError
+from fer_jax.core.errors import InputError, printable
 from fer_jax.core.files import check_fields, read_json
 from fer_jax.data.near_duplicates import LEAST
 from fer_jax.data.schema import SPLITS, Faces, Source
 
 FORMAT = 2  # of the prepared folder; another number prepares anew
+MOST_NAMES = 12  # of classes that a line shows
 BLOCK = 4096  # images looked at together: those of a split may be read as they are asked for
 FIELDS = {
     'key': str, 'dataset': str, 'class_names': list, 'splits': dict, 'content_sha256': str, 'duplicates': dict,
@@ -128,6 +129,20 @@ def _duplicates(splits: Mapping[str, Faces]) -> dict:
         'across': {f'{later} in {earlier}': int(np.isin(number[later], number[earlier]).sum()) for later, earlier in pairs},
         'groups_with_conflicting_labels': int((labels_of > 1).sum()),
     }
+
+
+def understood(manifest: dict) -> list[str]:
+    """What a source was taken for, in a few lines: images by split, classes, notes, and how much of it was left out as unreadable."""
+    splits = [manifest['splits'][split] for split in SPLITS]
+    counts = ', '.join(f'{split["title"]} {split["count"]:,}' for split in splits)
+    names = manifest['class_names']
+    classes = ', '.join(names[:MOST_NAMES]) + (', …' if len(names) > MOST_NAMES else '')
+    left_out = len(manifest['skipped'])
+    return [
+        printable(f'data: {manifest["dataset"]}: {counts}; {len(names)} classes: {classes}'),
+        *manifest['notes'],
+        *([f'{left_out:,} files or rows could not be read and are left out; the manifest names them'] if left_out else []),
+    ]
 
 
 def describe(manifest: dict) -> str:

@@ -1,5 +1,6 @@
 """Faces as a CSV of emotion,pixels[,Usage]: the form of FER2013 and of CK+'s ckextended.csv."""
 
+import codecs
 import contextlib
 import csv
 import io
@@ -127,16 +128,22 @@ def rows(stream: io.BufferedReader, where: str, delimiters: str = ',;\t') -> Ite
 
 
 def _lines(stream: io.BufferedReader, where: str) -> Iterator[str]:
-    with contextlib.ExitStack() as stack:
-        text, number, wide = stream, 0, stream.peek(2)[:2] in UTF_16
-        if wide:
-            text = io.TextIOWrapper(stream, 'utf-16', errors='replace')
-            stack.callback(text.detach)  # or it would close the stream
-        while line := text.readline(MAX_LINE):
-            number += 1
-            if len(line) == MAX_LINE:
-                raise InputError(f'{where}, line {number}: longer than {MAX_LINE:,} bytes: no row of a table')
-            yield (line.strip() if wide else line.removeprefix(b'\xef\xbb\xbf').strip().decode('latin-1')) + '\n'
+    narrow = (line.removeprefix(b'\xef\xbb\xbf').decode('latin-1') for line in iter(lambda: stream.readline(MAX_LINE), b''))
+    for number, line in enumerate(_wide_lines(stream) if stream.peek(2)[:2] in UTF_16 else narrow, start=1):
+        if len(line) >= MAX_LINE:
+            raise InputError(f'{where}, line {number}: longer than {MAX_LINE:,} bytes: no row of a table')
+        yield line.strip(' \r\n') + '\n'  # but no tab, behind which a cell may be empty
+
+
+def _wide_lines(stream: io.BufferedReader) -> Iterator[str]:
+    # Not by io.TextIOWrapper, which closes the stream where it is let go.
+    decoder, rest = codecs.getincrementaldecoder('utf-16')('replace'), ''
+    while block := stream.read1(MAX_LINE):
+        *lines, rest = (rest + decoder.decode(block)).split('\n')
+        yield from lines
+        if len(rest) >= MAX_LINE:
+            break
+    yield rest
 
 
 def first_row(head: bytes, delimiters: str = ',;\t') -> list[str]:

@@ -58,6 +58,7 @@ def score(
         'seed': run.config.seed,
         'config': run.config.to_dict(),
         'content_sha256': dataset.manifest['content_sha256'],
+        'skipped': len(dataset.manifest['skipped']),
         'environment': environment(),
     }
     if origin:

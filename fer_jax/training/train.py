@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from fer_jax.core import processes
 from fer_jax.core.errors import InputError
 from fer_jax.core.files import write_atomic, write_json
+from fer_jax.data.manifest import understood
 from fer_jax.evaluation.figures import curves_png
 from fer_jax.evaluation.neighbour import MOST_TRAIN_IMAGES, one_nearest_neighbour
 from fer_jax.runs.checkpoint import Checkpoints
@@ -56,6 +57,8 @@ def train(config: ConfigDict, workdir: pathlib.Path | None = None, connect: Call
         print(f'run: {workdir}' if run else f'{workdir}: this run is finished; its result is in {workdir / "result.json"}')
     if run is None:
         return None
+    if lead:
+        print('\n'.join(understood(run.dataset.manifest)))
     processes.agreed(lambda: check_memory(run))
     with contextlib.ExitStack() as stack:
         processes.agreed(lambda: stack.enter_context(claim_workdir(workdir, config)) if lead else None)
@@ -99,6 +102,7 @@ def finish(run: Run, workdir: pathlib.Path, checkpoints: Checkpoints, history: H
         'rollbacks': history.rollbacks,
         'failed_saves': history.failed_saves,
         'init_from': history.init_from,
+        'skipped': len(run.dataset.manifest['skipped']),  # files and rows of the data that could not be read
     }
     chosen_by_ten = run.validation(run.steps)[1] == 'ten'
     scorings = [('validation', 'centre'), *([('validation', 'ten')] if chosen_by_ten else [])]

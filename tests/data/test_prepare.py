@@ -20,7 +20,7 @@ from fer_jax.core.fields import default_config
 from fer_jax.data import fer2013
 from fer_jax.data import prepare as prepare_module
 from fer_jax.data.load import load
-from fer_jax.data.manifest import describe, manifest_of
+from fer_jax.data.manifest import describe, manifest_of, understood
 from fer_jax.data.near_duplicates import NAMES
 from fer_jax.data.prepare import prepare, prepared_folder
 from fer_jax.data.readers import READERS
@@ -346,6 +346,27 @@ def test_old_leftovers_of_killed_processes_are_swept(data):
         os.utime(root / name, (os.stat(root).st_mtime - age,) * 2)
     prepare(data)
     assert not (root / '.preparing-old').exists() and (root / '.preparing-new').exists()
+
+
+def test_what_was_left_out_is_counted_and_said(data, tmp_path):
+    for name in ('a', 'b'):
+        (tmp_path / 'faces' / name).mkdir(parents=True)
+        for value in range(10):
+            Image.fromarray(np.full((48, 48), 10 * value, np.uint8)).save(tmp_path / 'faces' / name / f'{value}.png')
+    (tmp_path / 'faces' / 'a' / 'broken.png').write_bytes(b'nothing')
+    (tmp_path / 'faces' / 'b' / 'notes.txt').write_text('x')
+    data.dataset, data.path = 'image_folder', str(tmp_path / 'faces')
+    with pytest.raises(InputError, match='1 of 21 files are no images .*a/broken.png: not an image'):
+        prepare(data)
+    data.skip_bad = True
+    manifest = prepare(data)
+    assert manifest['skipped'] == ['a/broken.png: not an image']
+    assert any('1 files are not images in a class folder and left out: b/notes.txt' in each for each in manifest['warnings'])
+    assert understood(manifest) == [
+        'data: image_folder: all 16, all (drawn for validation) 2, all (drawn for test) 2; 2 classes: a, b',
+        'folders read as class, without splits',
+        '1 files or rows could not be read and are left out; the manifest names them',
+    ]
 
 
 def test_importing_the_data_modules_stays_light():

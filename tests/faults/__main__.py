@@ -37,16 +37,19 @@ def what(name: str) -> str:
     return importlib.import_module(f'tests.faults.{name}').__doc__.splitlines()[0]
 
 
-def perform(name: str, seed: int, small: bool, out: pathlib.Path) -> bool:
+def perform(name: str, seed: int, small: bool, out: pathlib.Path, size: int | None = None) -> bool:
     """Runs one campaign, writes its record and prints what it found; returns whether all held."""
     print(f'--- {name}: {what(name)}', flush=True)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix=f'faults-{name}-') as folder:
-        findings = importlib.import_module(f'tests.faults.{name}').campaign(pathlib.Path(folder), seed, small)
+        sized = {} if size is None else {'size': size}
+        findings = importlib.import_module(f'tests.faults.{name}').campaign(pathlib.Path(folder), seed, small, **sized)
     record = {
         'campaign': name,
         'what': what(name),
-        'command': shlex.join(['python', '-m', 'tests.faults', name, '--seed', str(seed), *['--small'] * small]),
+        'command': shlex.join(
+            ['python', '-m', 'tests.faults', name, '--seed', str(seed), *['--small'] * small, *[f'--size={size}'] * bool(size)]
+        ),
         'seed': seed,
         'tried': findings.tried,
         'wrong': findings.wrong,
@@ -67,6 +70,7 @@ def main() -> int:
     parser.add_argument('campaigns', nargs='*', metavar='NAME', help='which; all where none is named')
     parser.add_argument('--seed', type=int, default=0, help='of what is drawn (default 0)')
     parser.add_argument('--small', action='store_true', help='a few tries of each')
+    parser.add_argument('--size', type=int, help='how many inputs, of a campaign that can have any number (fates)')
     parser.add_argument('--out', type=pathlib.Path, default=ROOT / 'results' / 'faults', help='folder of the records')
     parser.add_argument('--list', action='store_true', help='print the campaigns and end')
     options = parser.parse_args()
@@ -77,7 +81,7 @@ def main() -> int:
     if unknown := sorted(set(options.campaigns) - set(known)):
         parser.error(f'no campaign {", ".join(unknown)}; there are {", ".join(known)}')
     tell_warnings('faults')
-    return int(not all([perform(name, options.seed, options.small, options.out) for name in options.campaigns or known]))
+    return int(not all([perform(name, options.seed, options.small, options.out, options.size) for name in options.campaigns or known]))
 
 
 if __name__ == '__main__':

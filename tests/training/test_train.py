@@ -57,6 +57,7 @@ def test_a_run_leaves_all_its_files(finished: pathlib.Path) -> None:
     result = json.loads((finished / 'result.json').read_text())
     assert 0 <= result['test_centre']['accuracy'] <= 1
     assert result['test_centre']['count'] == sum(map(sum, result['test_centre']['confusion_matrix']))
+    assert result['skipped'] == 0
     assert result['environment']['packages']['jax'] and result['config']['batch_size'] == 32
     for name in ('validation-centre', 'test-centre', 'test-ten'):
         files = {path.name for path in (finished / 'evaluations' / f'best-{name}').iterdir()}

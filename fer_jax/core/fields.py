@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
 SHIPPED = 'fer2013-1.9m'  # the weights that come with the package, taken where none are named
+MIN_SCORE = 0.7  # of the faces that are told, where nothing else is said
 # Fields that hold one of a few words.
 CHOICES = {
     'data.pipeline': ('auto', 'resident', 'stream'),

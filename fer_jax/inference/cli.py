@@ -2,19 +2,33 @@
 
 import pathlib
 from argparse import Namespace
+from typing import TYPE_CHECKING
 
 from fer_jax.core.command_line import CONFIG, Parser, add_split, add_views, add_weights, chosen_weights, refuse_overrides
 from fer_jax.core.errors import InputError
-from fer_jax.core.fields import SHIPPED
+from fer_jax.core.fields import MIN_SCORE, SHIPPED
 
-YUNET = "find faces by this YuNet model, not OpenCV's cascade"
+if TYPE_CHECKING:
+    from fer_jax.inference.faces import Detector
 
 
-def add_faces(parser: Parser, of_what: str) -> None:
-    """`--no-detect` and `--detector-model`: where the faces are."""
+def add_detector(parser: Parser, other: str = '') -> None:
+    """What finds the faces, and which of them count; and `--no-detect`, where `other` says what it does."""
     how = parser.add_mutually_exclusive_group()
-    how.add_argument('--no-detect', action='store_true', help=f'each {of_what} is one face')
-    how.add_argument('--detector-model', type=pathlib.Path, metavar='FILE', help=YUNET)
+    what = 'what finds the faces: mtcnn, cascade, or the file of a YuNet model; default: %(default)s'
+    how.add_argument('--detector', default='mtcnn', metavar='NAME', help=what)
+    if other:
+        how.add_argument('--no-detect', action='store_true', help=other)
+    score = 'leave out faces that the detector is less sure of, 0 to 1; default: %(default)s'
+    parser.add_argument('--min-score', type=float, default=MIN_SCORE, metavar='SHARE', help=score)
+    parser.add_argument('--min-size', type=float, default=0.0, metavar='PIXELS', help='leave out faces that are smaller')
+
+
+def chosen_detector(options: Namespace) -> 'Detector | None':
+    """What finds the faces; None where each picture is one."""
+    from fer_jax.inference import faces
+
+    return None if getattr(options, 'no_detect', False) else faces.make_detector(options.detector, options.min_score, options.min_size)
 
 
 def predict(parser: Parser) -> None:
@@ -23,7 +37,7 @@ def predict(parser: Parser) -> None:
     parser.add_argument('sources', nargs='+', metavar='SOURCE', help=what)
     add_weights(parser)
     add_views(parser, 'face')
-    add_faces(parser, 'picture')
+    add_detector(parser, 'each picture is one face')
     parser.add_argument('--json', type=pathlib.Path, metavar='FILE', help='write the faces, as JSON')
     parser.add_argument('--csv', type=pathlib.Path, metavar='FILE', help='write the faces, a row each')
     where = 'folder for the pictures and videos with the faces drawn in'
@@ -33,9 +47,8 @@ def predict(parser: Parser) -> None:
         refuse_overrides(options, 'predictions take the weights as they are')
         source = chosen_weights(options)
         from fer_jax.inference.command import predict_sources
-        from fer_jax.inference.faces import make_detector
 
-        detector = None if options.no_detect else make_detector(options.detector_model)
+        detector = chosen_detector(options)
         return predict_sources(options.sources, source, options.views, detector, options.json, options.csv, options.annotated)
 
     parser.set_defaults(run=run)
@@ -48,7 +61,7 @@ def explain(parser: Parser) -> None:
     parser.add_argument('--label', metavar='NAME', help='the class to ask about; default: what each face is taken for, or all classes')
     parser.add_argument('--config', metavar=CONFIG, help='data whose classes are shown; default: those of the weights')
     add_split(parser)
-    add_faces(parser, 'photograph')
+    add_detector(parser, 'each photograph is one face')
     parser.add_argument('--out', type=pathlib.Path, required=True, help='folder of the pictures')
 
     def run(options: Namespace) -> int:
@@ -60,12 +73,11 @@ def explain(parser: Parser) -> None:
             which = '--config FILE (and --config.data.path=…) for the classes of a data set'
             raise InputError(f'nothing to explain: give photographs, or {which}')
         from fer_jax.inference.explain import explain_data, explain_photographs
-        from fer_jax.inference.faces import make_detector
 
         if data:
             explain_data(source, options.config, options.overrides, options.split, options.label, options.out)
             return 0
-        detector = None if options.no_detect else make_detector(options.detector_model)
+        detector = chosen_detector(options)
         return explain_photographs(source, options.photographs, options.label, options.out, detector)
 
     parser.set_defaults(run=run)
@@ -76,13 +88,12 @@ def demo(parser: Parser) -> None:
     parser.add_argument('--port', type=int, default=8000, help='0 takes a free one; default: %(default)s')
     several = f'name or file of weights, or a run; several stand side by side; default: {SHIPPED}'
     parser.add_argument('--checkpoint', action='append', metavar='WEIGHTS', help=several)
-    parser.add_argument('--detector-model', type=pathlib.Path, metavar='FILE', help=YUNET)
+    add_detector(parser)
 
     def run(options: Namespace) -> None:
         refuse_overrides(options, 'a demo takes the weights as they are')
         from fer_jax.inference.demo import serve
-        from fer_jax.inference.faces import make_detector
 
-        serve(options.checkpoint or [SHIPPED], options.port, make_detector(options.detector_model))
+        serve(options.checkpoint or [SHIPPED], options.port, chosen_detector(options))
 
     parser.set_defaults(run=run)

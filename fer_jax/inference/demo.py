@@ -154,8 +154,8 @@ def answer(models: Sequence[Classifier], detector: Detector | None, content: byt
     begin = time.monotonic()
     photo, found = look(content, detector)
     faces = [
-        {'box': box, 'crop': centre_crops(face[None])[0].tolist(), 'results': [result(model, face) for model in models]}
-        for box, face in largest(found)
+        {'box': box, 'score': score, 'crop': centre_crops(face[None])[0].tolist(), 'results': [result(model, face) for model in models]}
+        for box, face, score, _ in largest(found)
     ]
     taken = round(1000 * (time.monotonic() - begin))
     height, width = photo.shape[:2]

@@ -100,7 +100,7 @@ def explain_photographs(source: str, photographs: Sequence[str], label: str | No
         if not shot.cuts:
             print(f'{path}: no face found; --no-detect takes the whole of it as one')
             continue
-        found = joined([explain(model, face[None], asked, FINE) for _, face in largest(shot.cuts)])
+        found = joined([explain(model, face.pixels[None], asked, FINE) for face in largest(shot.cuts)])
         captions = [caption(model, probabilities) for probabilities in found.probabilities]
         about = 'what it is taken for' if label is None else f'“{label}”'
         title = f'{pathlib.PurePath(path).name}, by {model.name}; Grad-CAM and occlusion ask about {about}'

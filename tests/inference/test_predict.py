@@ -22,7 +22,7 @@ from fer_jax.core.fields import SHIPPED
 from fer_jax.core.mesh import make_mesh
 from fer_jax.data.schema import Faces
 from fer_jax.evaluation.evaluate import make_evaluator
-from fer_jax.inference import annotate, classifier, command, display, faces, sources
+from fer_jax.inference import annotate, classifier, command, display, faces, runtimes, sources
 from fer_jax.inference.classifier import Classifier, Face, classify, load, predict
 from fer_jax.inference.faces import Box, Cut, whole
 from fer_jax.inference.sources import Shot
@@ -46,7 +46,8 @@ def tiny(weights: pathlib.Path) -> Classifier:
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classifier, 'BATCHES', (4,))  # one program to compile
+    for module in (classifier, runtimes):
+        monkeypatch.setattr(module, 'BATCHES', (4,))  # one program to compile
 
 
 def drawn_faces(count: int) -> np.ndarray:
@@ -56,8 +57,9 @@ def drawn_faces(count: int) -> np.ndarray:
 # --- Probabilities
 
 
-def test_probabilities_are_the_networks(weights, tiny):
-    """Six faces in calls of 4 and 2, against the network applied to views cut by hand, softmax and mean in float64."""
+@pytest.mark.parametrize('runtime', ['onnxruntime', 'jax'])
+def test_probabilities_are_the_networks(weights, runtime, monkeypatch):
+    """Six faces in calls of 4 and 2, by each runtime, against the network applied to views cut by hand, softmax and mean in float64."""
     faces = drawn_faces(6)
     places = [(4, 4), (0, 0), (0, 8), (8, 0), (8, 8)]
     views = np.stack(
@@ -68,24 +70,38 @@ def test_probabilities_are_the_networks(weights, tiny):
     network = make_any(held.config.network, len(FER))
     logits = np.asarray(jax.jit(lambda v, x: network.apply(v, x, train=False))(nested(held.variables), inputs), np.float64)
     chances = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).reshape(10, 6, 7)
-    np.testing.assert_allclose(tiny.probabilities(faces), chances[0], atol=2e-6)
+    if runtime == 'jax':
+        monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    else:
+        pytest.importorskip('onnxruntime')
+        monkeypatch.setattr(runtimes, 'by_jax', None)
+    np.testing.assert_allclose(load(weights).probabilities(faces), chances[0], atol=2e-6)
     np.testing.assert_allclose(load(weights, 'ten').probabilities(faces), chances.mean(0), atol=2e-6)
 
 
-def test_calls_have_few_sizes(monkeypatch):
-    """Each size is a program to compile: 9 faces are 4, 4 and 1, three are 4 with one that does not count."""
+def test_calls_have_few_sizes(weights, monkeypatch):
+    """Each size is a program that JAX compiles: 9 faces are 4, 4 and 1, three are 4 with one that does not count."""
     sizes = []
 
     def score(variables, images, labels, counted):
         sizes.append(len(images))
         return None, np.log(np.full((len(images), 7), np.maximum(images.mean((1, 2)), 1)[:, None] / 255, np.float32)), None
 
-    monkeypatch.setattr(classifier, 'BATCHES', (1, 4))
+    for module in (classifier, runtimes):
+        monkeypatch.setattr(module, 'BATCHES', (1, 4))
+    monkeypatch.setattr(runtimes, 'make_score', lambda apply, mesh, views: score)
     faces = np.arange(1, 10, dtype=np.uint8)[:, None, None] * np.ones((48, 48), np.uint8)
-    found = Classifier('x', FER, 'centre', '', nn.Module(), {}, score)
+    found = Classifier('x', FER, 'centre', '', nn.Module(), {}, runtimes.by_jax(load_weights(weights), 'centre'))
     np.testing.assert_allclose(found.probabilities(faces)[:, 3], np.arange(1, 10) / 255, rtol=1e-5)
     assert sizes == [4, 4, 1]
     assert len(found.probabilities(faces[:3])) == 3 and sizes[3:] == [4]
+
+
+def test_networks_that_have_no_file_run_in_jax(tmp_path):
+    """A baseline, and bfloat16, which the file would compute in float32."""
+    for name, fields in (('baseline', {'name': 'mini_xception'}), ('half', {'dtype': 'bfloat16'})):
+        found = load(write_weights(tmp_path / f'{name}.safetensors', **fields)).run
+        assert found.__qualname__ == 'by_jax.<locals>.run'
 
 
 def test_cropped_files_give_what_evaluate_gives(weights, tiny, tmp_path):
@@ -109,10 +125,10 @@ def test_no_faces_no_probabilities(tiny):
 
 
 def test_output_that_is_not_finite_is_an_error(tiny):
-    def score(variables, images, labels, counted):
-        return None, np.full((len(images), 7), np.nan, np.float32), None
+    def run(faces):
+        return np.full((len(faces), 7), np.nan, np.float32)
 
-    broken = Classifier('broken', FER, 'centre', '', nn.Module(), {}, score)
+    broken = Classifier('broken', FER, 'centre', '', nn.Module(), {}, run)
     with pytest.raises(InputError, match='broken: the network gives no finite output'):
         broken.probabilities(drawn_faces(1))
 
@@ -268,7 +284,7 @@ def test_a_signal_ends_a_video_and_keeps_what_was_found(folder, weights, tiny, m
         return [whole(picture)]
 
     calls = []
-    monkeypatch.setattr(faces, 'make_detector', lambda model: detect)
+    monkeypatch.setattr(faces, 'make_detector', lambda *_: detect)
     monkeypatch.setattr(command, 'load', lambda checkpoint, views: tiny)  # compiled already
     arguments = ['predict', str(folder / 'in/film.avi'), str(folder / 'in/b.jpg'), '--checkpoint', str(weights)]
     assert main([*arguments, '--csv', str(folder / 'o.csv'), '--annotated', str(folder / 'out')]) == 130
@@ -325,8 +341,8 @@ def test_cropped_pictures_need_no_opencv_and_videos_say_that_they_do(folder, wei
         (['--json', 'gone/o.json'], '--json gone/o.json: No such file'),
         (['--checkpoint', 'none'], 'none: no run, no weights file'),
         (['--workdir', 'x'], '--workdir and --checkpoint both name weights'),
-        (['--detector-model', 'in/notes.txt'], 'in/notes.txt: no YuNet model'),
-        (['--detector-model', 'x', '--no-detect'], 'argument --no-detect: not allowed'),
+        (['--detector', 'in/notes.txt'], 'in/notes.txt: no YuNet model'),
+        (['--detector', 'x', '--no-detect'], 'argument --no-detect: not allowed'),
         (['--config.seed=1'], '--config.seed: predictions take the weights as they are'),
     ],
 )

@@ -26,7 +26,7 @@ from benchmarks.training_step import environment
 from fer_jax.data import fer2013
 from fer_jax.data.schema import Faces
 from fer_jax.inference.classifier import Classifier, load
-from fer_jax.inference.faces import MARGIN, Cut, Detector, Found, cut_out, distinct, make_detector, whole
+from fer_jax.inference.faces import Cut, Detector, Found, cut_out, distinct, make_detector, whole
 from tests.inference.photographs import PHOTOGRAPHS, read
 
 WEIGHTS = 'fer2013-1.9m'  # of FER2013's own classes
@@ -68,7 +68,7 @@ def centerface() -> Detector:
             Found(left, top, right - left, bottom - top, score, each.reshape(5, 2))
             for (left, top, right, bottom, score), each in zip(boxes.astype(float), points.astype(float), strict=True)
         ]
-        return [cut_out(picture, face, MARGIN['mtcnn']) for face in distinct(found)]
+        return [cut_out(picture, face) for face in distinct(found)]
 
     return detect
 

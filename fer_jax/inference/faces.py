@@ -21,7 +21,7 @@ SMALLEST = {'mtcnn': 20.0, 'cascade': 30.0, 'yunet': 10.0}
 # The side of what is cut out over that of a detector's box (the mean of its sides). The median over faces of FER2013 drawn into larger
 # pictures is 1.03 for the cascade, by which they were once cut, and 1.09 for MTCNN, with which the network is right a little less often
 # than with 1.03. YuNet's box ends, like MTCNN's, at forehead, chin and ears.
-MARGIN = {'mtcnn': 1.03, 'cascade': 1.03, 'yunet': 1.03}
+MARGIN = 1.03
 OVERLAP = 0.5  # of two boxes, as a share of the smaller: the less certain goes
 
 
@@ -113,7 +113,7 @@ def make_detector(name: str | os.PathLike = 'mtcnn', min_score: float = MIN_SCOR
         scale = reduce(image, LONGER_SIDE[kind])
         found = find(np.asarray(image), max(SMALLEST[kind], min_size / scale))
         faces = [scaled(face, scale) for face in distinct(found)]
-        return sorted((cut_out(photo, face, MARGIN[kind]) for face in faces if min(face[2:4]) >= min_size), key=lambda face: face.box)
+        return sorted((cut_out(photo, face) for face in faces if min(face[2:4]) >= min_size), key=lambda face: face.box)
 
     return detect
 
@@ -184,14 +184,14 @@ def scaled(face: Found, factor: float) -> Found:
     return Found(*box, face.score, None if face.landmarks is None else factor * face.landmarks)
 
 
-def cut_out(photo: Photo, face: Found, margin: float) -> Cut:
+def cut_out(photo: Photo, face: Found) -> Cut:
     """The square that FER2013 would have of a face, turned until the eyes are level where it is known where they are."""
     angle = 0.0
     if face.landmarks is not None:
         across, down = face.landmarks[1] - face.landmarks[0]
         angle = math.degrees(math.atan2(down, across))
     middle = face.left + face.width / 2, face.top + face.height / 2
-    found = cut(photo, *middle, margin * math.sqrt(face.width * face.height), angle)
+    found = cut(photo, *middle, MARGIN * math.sqrt(face.width * face.height), angle)
     return found._replace(score=face.score, landmarks=face.landmarks)
 
 

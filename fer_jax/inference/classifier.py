@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -11,28 +12,19 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from fer_jax.core.errors import InputError, unknown
-from fer_jax.core.fields import MIN_SCORE, SHIPPED
+from fer_jax.core.fields import MIN_SCORE, SHIPPED, SMOOTH
 from fer_jax.core.processes import keep_compiled_programs
 from fer_jax.data.views import VIEWS
-from fer_jax.inference.faces import Box, Cut, make_detector, photo_of, whole
+from fer_jax.inference.face import Face, label_of
+from fer_jax.inference.faces import Cut, make_detector, photo_of, whole
 from fer_jax.inference.runtimes import BATCHES, Run, make_run
 from fer_jax.inference.sources import Shot, expand, is_camera, shots
+from fer_jax.inference.tracks import follow
 from fer_jax.model.baselines import make_any
 from fer_jax.runs.weights import Weights, nested, read_weights
 
 MOST_PIXELS = 1 << 25  # of the pictures that wait for a batch to fill
-
-
-@dataclasses.dataclass(frozen=True)
-class Face:
-    """One face in a picture, and what it is taken for."""
-
-    box: Box  # left, top, width, height in pixels of the picture, turned as its EXIF says
-    label: str  # the most probable class
-    probabilities: dict[str, float]  # of every class, in the order of the checkpoint
-    source: str  # the picture's file, or '' of an array
-    frame: int | None  # of a video, from 0
-    pixels: UInt8[np.ndarray, '48 48'] = dataclasses.field(repr=False, compare=False)  # what the network was given
+MOST_SECONDS = 2.0  # that they wait: somebody may be looking on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +91,9 @@ def predict(
     detector: str | os.PathLike = 'mtcnn',
     min_score: float = MIN_SCORE,
     min_size: float = 0.0,
+    min_confidence: float = 0.0,
+    every: int = 1,
+    smooth: float = SMOOTH,
 ) -> list[Face]:
     """The faces in pictures and what they are taken for, picture by picture, in a picture from left to right.
 
@@ -108,6 +103,9 @@ def predict(
       classifier: of `load`, or what that takes; the latter is loaded once.
       detect: find faces; if false each picture is one face, of which the largest centred square is taken.
       detector, min_score, min_size: what finds them, and which count, as of faces.make_detector.
+      min_confidence: a label less probable than this is face.UNSURE.
+      every: one in so many frames of a video is looked at.
+      smooth: seconds over which the probabilities of a video's face are smoothed; 0 leaves them as they are.
 
     Raises:
       InputError: a picture that cannot be read, a video that breaks off, weights that are not there, or no OpenCV.
@@ -127,21 +125,24 @@ def predict(
             if is_camera(os.fspath(picture)):
                 raise InputError(f'{picture}: no such file or folder')
             for file in expand(os.fspath(picture))[0]:
-                yield from shots(file, find)
+                yield from shots(file, find, every)
 
-    return [face for _, faces in classify(look(), classifier) for face in faces]
+    return [face for _, faces in follow(classify(look(), classifier), smooth, min_confidence) for face in faces]
 
 
 def classify(pictures: Iterable[Shot], classifier: Classifier, wait: bool = True) -> Iterator[tuple[Shot, list[Face]]]:
-    """Each picture with its faces, in order. With `wait`, pictures are held back until their faces fill a batch or they take much
-    memory; a camera's are not to wait."""
+    """Each picture with its faces, in order. With `wait`, pictures are held back until their faces fill a batch, they take much
+    memory, or the first of them has waited for MOST_SECONDS; a camera's are not to wait."""
     waiting: list[Shot] = []
+    since = 0.0
     for picture in pictures:
+        since = since if waiting else time.monotonic()
         waiting.append(picture)
         faces = sum(len(each.cuts) for each in waiting)
         # The middle size of call is nearly as fast as the largest, and somebody may be watching a video.
         enough = BATCHES[-1] if picture.frame is None else BATCHES[len(BATCHES) // 2]
-        if not wait or faces >= enough or sum(each.photo.size // 3 for each in waiting) >= MOST_PIXELS:
+        large = sum(each.photo.size // 3 for each in waiting) >= MOST_PIXELS
+        if not wait or faces >= enough or large or time.monotonic() - since > MOST_SECONDS:
             yield from named(waiting, classifier)
             waiting = []
     yield from named(waiting, classifier)
@@ -156,5 +157,6 @@ def named(pictures: list[Shot], classifier: Classifier) -> Iterator[tuple[Shot, 
         faces = []
         for each in picture.cuts:
             found = dict(zip(classifier.class_names, next(probabilities).tolist(), strict=True))
-            faces.append(Face(each.box, max(found, key=found.get), found, picture.source, picture.frame, each.pixels))
+            place = {'frame': picture.frame, 'time': picture.time}
+            faces.append(Face(each.box, label_of(found), found, picture.source, pixels=each.pixels, score=each.score, **place))
         yield picture, faces

@@ -1,15 +1,36 @@
 """The commands `predict`, `explain` and `demo`. JAX is imported when they run, so that --help does not wait for it."""
 
+import contextlib
 import pathlib
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fer_jax.core.command_line import CONFIG, Parser, add_split, add_views, add_weights, chosen_weights, refuse_overrides
 from fer_jax.core.errors import InputError
-from fer_jax.core.fields import MIN_SCORE, SHIPPED
+from fer_jax.core.fields import MIN_SCORE, SHIPPED, SMOOTH
 
 if TYPE_CHECKING:
     from fer_jax.inference.faces import Detector
+
+
+def number(least: float, most: float) -> Callable[[str], float]:
+    """The type of an argument that is a number from `least` to `most`."""
+
+    def parse(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if least <= (value := float(text)) <= most:
+                return value
+        raise ArgumentTypeError(f'{text!r} is no number from {least:g} to {most:g}')
+
+    return parse
+
+
+def whole_number(text: str) -> int:
+    """The type of an argument that is a whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f'{text!r} is no whole number from 1')
+    return int(text)
 
 
 def add_detector(parser: Parser, other: str = '') -> None:
@@ -38,18 +59,27 @@ def predict(parser: Parser) -> None:
     add_weights(parser)
     add_views(parser, 'face')
     add_detector(parser, 'each picture is one face')
+    unsure = 'say `unsure` where the most probable class is less probable than this, 0 to 1; default: %(default)s'
+    parser.add_argument('--min-confidence', type=number(0.0, 1.0), default=0.0, metavar='SHARE', help=unsure)
+    parser.add_argument('--every', type=whole_number, default=1, metavar='N', help='of a video, look at one frame in N; default: 1')
+    smooth = 'smooth the probabilities of a face in a video over so long; 0 leaves them as they are; default: %(default)s'
+    parser.add_argument('--smooth', type=number(0.0, 3600.0), default=SMOOTH, metavar='SECONDS', help=smooth)
     parser.add_argument('--json', type=pathlib.Path, metavar='FILE', help='write the faces, as JSON')
+    parser.add_argument('--jsonl', type=pathlib.Path, metavar='FILE', help='write the faces, a line of JSON each, as they are found')
     parser.add_argument('--csv', type=pathlib.Path, metavar='FILE', help='write the faces, a row each')
     where = 'folder for the pictures and videos with the faces drawn in'
     parser.add_argument('--annotated', type=pathlib.Path, metavar='DIR', help=where)
+    over_time = 'folder for a picture of each video: the probabilities over time'
+    parser.add_argument('--timeline', type=pathlib.Path, metavar='DIR', help=over_time)
 
     def run(options: Namespace) -> int:
         refuse_overrides(options, 'predictions take the weights as they are')
         source = chosen_weights(options)
-        from fer_jax.inference.command import predict_sources
+        from fer_jax.inference.command import Manner, Outputs, predict_sources
 
-        detector = chosen_detector(options)
-        return predict_sources(options.sources, source, options.views, detector, options.json, options.csv, options.annotated)
+        manner = Manner(options.min_confidence, options.every, options.smooth)
+        outputs = Outputs(options.json, options.jsonl, options.csv, options.annotated, options.timeline)
+        return predict_sources(options.sources, source, options.views, chosen_detector(options), manner, outputs)
 
     parser.set_defaults(run=run)
 

@@ -3,6 +3,7 @@
 import itertools
 import os
 import pathlib
+import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ VIDEO_ENDINGS = ('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg
 # FFmpeg's names of those forms: it also knows play lists, which would make it open other files and addresses.
 DEMUXERS = 'mov,avi,matroska,mpeg,mpegts,asf,flv,ogg'
 MISSING = 0.02  # of a video's frames: so many less than it says are no fault, for some forms only estimate their number
+USUAL_RATE = 25.0  # frames a second, where nothing says it
 PATIENCE = 100  # frames in a row that cannot be decoded; then the rest is given up
 
 
@@ -36,6 +38,7 @@ class Shot(NamedTuple):
     photo: Photo
     cuts: list[Cut]
     footage: Footage = Footage(0, 0.0)  # of a video or camera
+    time: float | None = None  # of a video or camera, in seconds from its begin
 
 
 def is_video_name(name: str) -> bool:
@@ -86,14 +89,17 @@ def make_folders(option: str, top: pathlib.Path, files: Iterable[pathlib.Path] =
         raise InputError(f'{option} {top}: {error.strerror}') from None
 
 
-def shots(source: str, detect: Detector | None) -> Iterator[Shot]:
+def shots(source: str, detect: Detector | None, every: int = 1) -> Iterator[Shot]:
     """The pictures of one file or camera, with their faces; without a detector each is one face.
+
+    Args:
+      every: of the frames of a video or camera the first is given, and from there on one in so many.
 
     Raises:
       InputError: it cannot be read, or ends before its end; what was read until then has been given.
     """
     if is_camera(source) or is_video_name(source):
-        yield from frames(source, detect)
+        yield from frames(source, detect, every)
         return
     content = read_bytes(source, MAX_FILE)
     try:
@@ -113,8 +119,8 @@ def look(content: bytes, detect: Detector | None) -> tuple[Photo, list[Cut]]:
         raise InputError(f'{error} ({", ".join(FORMATS)} are read)' if str(error) == 'not an image' else str(error)) from None
 
 
-def frames(source: str, detect: Detector | None) -> Iterator[Shot]:
-    """The frames of a video or camera, one in memory at a time."""
+def frames(source: str, detect: Detector | None, every: int) -> Iterator[Shot]:
+    """One in `every` frames of a video or camera, one in memory at a time."""
     camera = is_camera(source)
     name = f'camera {source}' if camera else printable(source)
     os.environ.setdefault('OPENCV_FFMPEG_CAPTURE_OPTIONS', f'format_whitelist;{DEMUXERS}')
@@ -127,15 +133,19 @@ def frames(source: str, detect: Detector | None) -> Iterator[Shot]:
         promised = 0 if camera else int(min(promised, 1e9))
         footage = Footage(promised, rate)
         read = number = failed = inside = 0
+        begin, now = time.monotonic(), 0.0
         # A frame that cannot be decoded takes one failed call, and the next may be good again.
         while failed < (PATIENCE if number < promised else 1):
-            frame = capture.read()[1]
+            wanted = number % every == 0
+            frame = capture.read()[1] if wanted else capture.grab() or None  # what is only grabbed is not turned into pixels
             if frame is None:
                 failed += 1
             else:
                 inside, failed, read = inside + failed, 0, read + 1
+            if frame is not None and wanted:
                 photo = np.ascontiguousarray(frame[..., ::-1])
-                yield Shot(source, number, photo, detect(photo) if detect else [whole(photo)], footage)
+                now = time.monotonic() - begin if camera else max(now, seconds(capture.get(cv2.CAP_PROP_POS_MSEC), number, rate))
+                yield Shot(source, number, photo, detect(photo) if detect else [whole(photo)], footage, now)
             number += 1
         if camera:
             raise InputError(f'{name}: gives no more pictures')
@@ -145,3 +155,8 @@ def frames(source: str, detect: Detector | None) -> Iterator[Shot]:
             raise InputError(f'{name}: {max(promised - read, inside)} of {promised} frames could not be read: cut short or damaged')
     finally:
         capture.release()
+
+
+def seconds(milliseconds: float, number: int, rate: float) -> float:
+    """When a video's frame is shown: as the video says or, where it does not, by the frame's number, at USUAL_RATE if need be."""
+    return milliseconds / 1000 if 0 < milliseconds < np.inf else number / (rate or USUAL_RATE)

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -13,17 +12,15 @@ from jaxtyping import Float, UInt8
 from fer_jax.core.config import check_config, load_config, set_field
 from fer_jax.core.errors import InputError
 from fer_jax.core.files import write_atomic
-from fer_jax.data.load import load
 from fer_jax.data.schema import Dataset
-from fer_jax.data.views import centre_crops
+from fer_jax.data.views import MARGIN, centre_crops
 from fer_jax.evaluation.figures import gates_png, in_few_colours, shortened, to_png
-from fer_jax.evaluation.pictures import attention
+from fer_jax.evaluation.pictures import outermost
 from fer_jax.inference.classifier import Classifier, make_classifier
 from fer_jax.inference.faces import Cut, Detector
 from fer_jax.inference.saliency import grad_cam, occlusion
 from fer_jax.inference.sources import distinct, expand, is_camera, is_video_name, make_folders, shots
 from fer_jax.runs.weights import read_weights
-from fer_jax.training.score import canonical_split
 
 FINE, COARSE = 2, 4  # pixels from one place of the hiding square to the next: in a face of a photograph, and for means of many faces
 SAMPLE = 48  # faces of a class that its means are of
@@ -60,12 +57,21 @@ def joined(parts: Sequence[Explanation]) -> Explanation:
 def explain(model: Classifier, faces: UInt8[np.ndarray, 'n 48 48'], label: int | None, stride: int) -> Explanation:
     """What `model` looks at in the faces. Grad-CAM and occlusion ask about `label`, by default about the class predicted for each;
     the hiding square moves by `stride` pixels."""
-    crops = centre_crops(faces)
-    labels = None if label is None else np.full(len(faces), label)
-    logits, cams = jax.device_get(grad_cam(model.network, model.variables, crops, labels))
-    hidden = occlusion(model.network, model.variables, crops, logits.argmax(-1) if labels is None else labels, stride)
-    maps, gates = attention(model.network, model.variables, faces)
-    return Explanation(crops, np.asarray(nn.softmax(logits)), maps, gates, cams, hidden)
+    crops, probabilities = centre_crops(faces), model.probabilities(faces)
+    labels = probabilities.argmax(-1) if label is None else np.full(len(faces), label)
+    # Face by face, so that one program is compiled whatever the number of faces.
+    seen = [
+        jax.device_get(grad_cam(model.network, model.variables, each[None], asked[None])) for each, asked in zip(crops, labels, strict=True)
+    ]
+    _, cams, sown = jax.tree.map(lambda *parts: np.concatenate(parts), *seen)
+    hidden = occlusion(lambda views: model.probabilities(framed(views)), crops, labels, stride)
+    maps, gates = outermost(sown)
+    return Explanation(crops, probabilities, maps, gates, cams, hidden)
+
+
+def framed(crops: UInt8[np.ndarray, 'n side side']) -> UInt8[np.ndarray, 'n 48 48']:
+    """Faces of which these are the centre crops."""
+    return np.pad(crops, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)))
 
 
 def explain_photographs(source: str, photographs: Sequence[str], label: str | None, out: pathlib.Path, detector: Detector | None) -> int:
@@ -100,7 +106,7 @@ def explain_photographs(source: str, photographs: Sequence[str], label: str | No
         if not shot.cuts:
             print(f'{path}: no face found; --no-detect takes the whole of it as one')
             continue
-        found = joined([explain(model, face.pixels[None], asked, FINE) for face in largest(shot.cuts)])
+        found = explain(model, np.stack([each.pixels for each in largest(shot.cuts)]), asked, FINE)
         captions = [caption(model, probabilities) for probabilities in found.probabilities]
         about = 'what it is taken for' if label is None else f'“{label}”'
         title = f'{pathlib.PurePath(path).name}, by {model.name}; Grad-CAM and occlusion ask about {about}'
@@ -121,6 +127,9 @@ def explain_data(source: str, reference: str | None, overrides: dict[str, str], 
     Raises:
       InputError: weights, data or a split that are not there, data of other classes, or as of `explain_classes`.
     """
+    from fer_jax.data.load import load  # late, as the next: they bring what prepares and trains, which no photograph should wait for
+    from fer_jax.training.score import canonical_split
+
     weights = read_weights(source)
     config = load_config(reference, overrides) if reference else weights.config
     for field, text in {} if reference else overrides.items():

@@ -18,7 +18,6 @@ from fer_jax.data.views import normalise
 
 SMALLEST_MAP = 5  # places on a side of the map that Grad-CAM takes: the last maps, of 2×2, tell no places apart
 SQUARE = 8  # pixels on a side of the grey square, about an eye or half a mouth
-BATCH = 256  # crops in one call of occlusion
 
 
 def map_layers(network: nn.Module, variables: Any, side: int) -> dict[str, tuple[int, int, int]]:
@@ -45,8 +44,8 @@ def last_layer_with_places(found: dict[str, tuple[int, int, int]]) -> str:
 @functools.partial(jax.jit, static_argnums=0)
 def grad_cam(
     network: nn.Module, variables: Any, crops: UInt8[Array, 'n side side'], labels: Int[Array, ' n'] | None = None
-) -> tuple[Float[Array, 'n classes'], Float[Array, 'n rows columns']]:
-    """Logits of the crops, and Grad-CAM of each for its class in `labels`, by default the predicted one.
+) -> tuple[Float[Array, 'n classes'], Float[Array, 'n rows columns'], dict[str, Any]]:
+    """Logits of the crops, Grad-CAM of each for its class in `labels`, by default the predicted one, and what the network sows.
 
     The map is max(0, Σ_k α_k A_k) (Selvaraju et al., 2017, equations 1 and 2): A are the output maps of `last_layer_with_places`,
     α_k the mean over the places of the gradient of the class's logit by A_k. Its numbers compare within a map, not between maps.
@@ -54,8 +53,9 @@ def grad_cam(
     found = map_layers(network, variables, crops.shape[1])
     layer = last_layer_with_places(found)
 
-    def shifted(shift: Array) -> tuple[Array, Array]:
-        """The logits with `shift` added to the layer's output, by which their gradient is the one by that output; and the output."""
+    def shifted(shift: Array) -> tuple[Array, tuple[Array, Any]]:
+        """The logits with `shift` added to the layer's output, by which their gradient is the one by that output; the output; and what
+        is sown."""
         outputs = []
 
         def add(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
@@ -66,26 +66,30 @@ def grad_cam(
             return y + shift.astype(y.dtype)
 
         with nn.intercept_methods(add):
-            logits = network.apply(variables, normalise(crops), train=False)
+            logits, sown = network.apply(variables, normalise(crops), train=False, mutable=['intermediates'])
         (maps,) = outputs
-        return logits, maps.astype(jnp.float32)
+        return logits, (maps.astype(jnp.float32), sown.get('intermediates', {}))
 
-    logits, gradient_of, maps = jax.vjp(shifted, jnp.zeros((len(crops), *found[layer])), has_aux=True)
+    logits, gradient_of, (maps, sown) = jax.vjp(shifted, jnp.zeros((len(crops), *found[layer])), has_aux=True)
     labels = logits.argmax(-1) if labels is None else labels
     (gradient,) = gradient_of(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype))
-    return logits, nn.relu((gradient.mean((1, 2), keepdims=True) * maps).sum(-1))
+    return logits, nn.relu((gradient.mean((1, 2), keepdims=True) * maps).sum(-1)), sown
 
 
 def occlusion(
-    network: nn.Module, variables: Any, crops: UInt8[np.ndarray, 'n side side'], labels: Int[np.ndarray, ' n'], stride: int
+    probabilities: Callable[[UInt8[np.ndarray, 'views side side']], Float32[np.ndarray, 'views classes']],
+    crops: UInt8[np.ndarray, 'n side side'],
+    labels: Int[np.ndarray, ' n'],
+    stride: int,
 ) -> Float32[np.ndarray, 'n rows columns']:
     """By how much a grey square of SQUARE pixels lowers the probability of each crop's class in `labels` (Zeiler & Fergus, 2014,
     section 4.2).
 
     At place (i, j) the square's centre is that of the (i, j)th `stride` × `stride` pixels; beyond the border it is cut off. Grey is
-    the crop's mean. Values are in -1..1: where one is below zero, what the square hides spoke against the class.
+    the crop's mean, rounded. Values are in -1..1: where one is below zero, what the square hides spoke against the class.
 
     Args:
+      probabilities: what a network says of crops, however many.
       stride: a divisor of the side.
     """
     side = crops.shape[1]
@@ -93,17 +97,9 @@ def occlusion(
     hides = np.abs(np.arange(side) + 0.5 - centres[:, None]) < SQUARE / 2
     squares = (hides[:, None, :, None] & hides[:, None, :]).reshape(-1, side, side)
     squares = np.concatenate([np.zeros((1, side, side), bool), squares])  # the first hides nothing
-    grey = crops.mean((1, 2), np.float32, keepdims=True)
-    views = np.where(squares, grey[:, None], crops[:, None]).reshape(-1, side, side)
-    asked = np.repeat(labels, len(squares))
-    batches = np.arange(len(views) + -len(views) % BATCH).reshape(-1, BATCH) % len(views)  # filled up, so that one size is compiled
-    found = [jax.device_get(_probability(network, variables, views[batch], asked[batch])) for batch in batches]
-    chances = np.concatenate(found)[: len(views)].reshape(len(crops), -1)
-    return (chances[:, :1] - chances[:, 1:]).reshape(len(crops), len(centres), len(centres))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _probability(network: nn.Module, variables: Any, views: Float[Array, 'n side side'], labels: Int[Array, ' n']) -> Float32[Array, ' n']:
-    """That of each view's label."""
-    probabilities = nn.softmax(network.apply(variables, normalise(views), train=False))
-    return jnp.take_along_axis(probabilities, labels[:, None], 1)[:, 0]
+    grey = crops.mean((1, 2)).round().astype(np.uint8)
+    found = []
+    for crop, tone, label in zip(crops, grey, labels, strict=True):
+        chances = probabilities(np.where(squares, tone, crop))[:, label]
+        found.append((chances[0] - chances[1:]).reshape(len(centres), len(centres)))
+    return np.stack(found)

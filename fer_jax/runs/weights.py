@@ -138,7 +138,8 @@ def load_weights(path: pathlib.Path) -> Weights:
     if not class_names or not all(isinstance(name, str) for name in class_names):
         raise InputError(f'{path}: damaged: class_names of its metadata is no list of names')
     config = from_record(metadata['config'], str(path))
-    _check_arrays(path, arrays, shapes(config.network, len(class_names)))
+    if path.parent != FOLDER:  # of the package's own a test says that they fit, and the shapes take a second
+        _check_arrays(path, arrays, shapes(config.network, len(class_names)))
     variables = {name: np.frombuffer(array['data'], '<f4').reshape(array['shape']) for name, array in arrays.items()}
     broken = [name for name, value in variables.items() if not np.isfinite(value).all()]
     if broken:

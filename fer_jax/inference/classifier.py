@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from fer_jax.core.errors import InputError, unknown
-from fer_jax.core.fields import MIN_SCORE, SHIPPED, SMOOTH
+from fer_jax.core.fields import DETECT_EVERY, MIN_SCORE, SHIPPED, SMOOTH
 from fer_jax.core.processes import keep_compiled_programs
 from fer_jax.data.views import VIEWS
 from fer_jax.inference.face import Face, label_of
@@ -93,6 +93,7 @@ def predict(
     min_size: float = 0.0,
     min_confidence: float = 0.0,
     every: int = 1,
+    detect_every: float = DETECT_EVERY,
     smooth: float = SMOOTH,
 ) -> list[Face]:
     """The faces in pictures and what they are taken for, picture by picture, in a picture from left to right.
@@ -105,6 +106,7 @@ def predict(
       detector, min_score, min_size: what finds them, and which count, as of faces.make_detector.
       min_confidence: a label less probable than this is face.UNSURE.
       every: one in so many frames of a video is looked at.
+      detect_every: seconds of a video from one look for faces to the next, between which they are followed by how their pixels move.
       smooth: seconds over which the probabilities of a video's face are smoothed; 0 leaves them as they are.
 
     Raises:
@@ -125,7 +127,7 @@ def predict(
             if is_camera(os.fspath(picture)):
                 raise InputError(f'{picture}: no such file or folder')
             for file in expand(os.fspath(picture))[0]:
-                yield from shots(file, find, every)
+                yield from shots(file, find, every, detect_every)
 
     return [face for _, faces in follow(classify(look(), classifier), smooth, min_confidence) for face in faces]
 

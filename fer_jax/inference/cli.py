@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fer_jax.core.command_line import CONFIG, Parser, add_split, add_views, add_weights, chosen_weights, refuse_overrides
 from fer_jax.core.errors import InputError
-from fer_jax.core.fields import MIN_SCORE, SHIPPED, SMOOTH
+from fer_jax.core.fields import DETECT_EVERY, MIN_SCORE, SHIPPED, SMOOTH
 
 if TYPE_CHECKING:
     from fer_jax.inference.faces import Detector
@@ -62,6 +62,8 @@ def predict(parser: Parser) -> None:
     unsure = 'say `unsure` where the most probable class is less probable than this, 0 to 1; default: %(default)s'
     parser.add_argument('--min-confidence', type=number(0.0, 1.0), default=0.0, metavar='SHARE', help=unsure)
     parser.add_argument('--every', type=whole_number, default=1, metavar='N', help='of a video, look at one frame in N; default: 1')
+    seconds = 'of a video, look for faces so often, and follow them between; 0: in every frame; default: %(default)s'
+    parser.add_argument('--detect-every', type=number(0.0, 3600.0), default=DETECT_EVERY, metavar='SECONDS', help=seconds)
     smooth = 'smooth the probabilities of a face in a video over so long; 0 leaves them as they are; default: %(default)s'
     parser.add_argument('--smooth', type=number(0.0, 3600.0), default=SMOOTH, metavar='SECONDS', help=smooth)
     parser.add_argument('--json', type=pathlib.Path, metavar='FILE', help='write the faces, as JSON')
@@ -77,7 +79,7 @@ def predict(parser: Parser) -> None:
         source = chosen_weights(options)
         from fer_jax.inference.command import Manner, Outputs, predict_sources
 
-        manner = Manner(options.min_confidence, options.every, options.smooth)
+        manner = Manner(options.min_confidence, options.every, options.detect_every, options.smooth)
         outputs = Outputs(options.json, options.jsonl, options.csv, options.annotated, options.timeline)
         return predict_sources(options.sources, source, options.views, chosen_detector(options), manner, outputs)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from fer_jax.core import processes
 from fer_jax.core.errors import InputError, printable
-from fer_jax.core.fields import SMOOTH
+from fer_jax.core.fields import DETECT_EVERY, SMOOTH
 from fer_jax.inference.classifier import classify, load
 from fer_jax.inference.display import Display, Targets
 from fer_jax.inference.face import Face
@@ -24,6 +24,7 @@ class Manner(NamedTuple):
 
     min_confidence: float = 0.0  # of a label; below it is face.UNSURE
     every: int = 1  # one in so many frames of a video is looked at
+    detect_every: float = DETECT_EVERY  # seconds, as of motion.Watcher
     smooth: float = SMOOTH  # seconds, as of tracks.Track.follow
 
 
@@ -95,7 +96,7 @@ def predict_sources(
 
         for problem in problems:
             write(InputError(problem))
-        pictures = classify(look(names, detector, manner.every, stopped, fail), classifier, wait=not cameras)
+        pictures = classify(look(names, detector, manner, stopped, fail), classifier, wait=not cameras)
         for shot, faces in follow(pictures, manner.smooth, manner.min_confidence, ended):
             last = shot.source
             display.show(shot, faces)
@@ -109,12 +110,12 @@ def predict_sources(
 
 
 def look(
-    names: Iterable[str], detector: Detector | None, every: int, stopped: Callable[[], bool], fail: Callable[[InputError], None]
+    names: Iterable[str], detector: Detector | None, manner: Manner, stopped: Callable[[], bool], fail: Callable[[InputError], None]
 ) -> Iterator[Shot]:
     """The pictures of all files and cameras until it is `stopped`; `fail` is told which cannot be read."""
     for name in names:
         try:
-            for shot in shots(name, detector, every):
+            for shot in shots(name, detector, manner.every, manner.detect_every):
                 yield shot
                 if stopped():
                     return

@@ -14,6 +14,7 @@ from PIL import Image
 
 from fer_jax.core.errors import printable
 from fer_jax.core.files import open_atomic, write_atomic
+from fer_jax.core.terminal import now_and_then
 from fer_jax.inference.annotate import annotate, enlargement, video_writer
 from fer_jax.inference.face import UNSURE, Face
 from fer_jax.inference.faces import Photo
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 NEXT = 2  # classes that a row names after the first
 WIDEST = 40  # letters of a source's name
-EACH, EACH_LOGGED = 0.2, 10.0  # seconds from one line of progress to the next, on a terminal and elsewhere
+EACH = 0.2  # seconds from one line of progress to the next, on a terminal
 MOST_TRACKS = 8  # of a video that have a line each, those with the most frames
 SETTLED = 3.0  # after which the rate is told
 
@@ -84,6 +85,7 @@ class Display:
         self.counts = collections.Counter[str]()
         self._video: Video | None = None
         self._overwritable = False  # the terminal's last line is progress
+        self._log = now_and_then()
 
     def show(self, shot: Shot, faces: Sequence[Face]) -> None:
         """One picture or frame; OSError where what is drawn cannot be written."""
@@ -105,8 +107,7 @@ class Display:
 
     def _show_frame(self, shot: Shot, faces: Sequence[Face]) -> None:
         if self._video is None:
-            now = time.monotonic()
-            self._video = Video(shot.source, shot.footage, now, now)
+            self._video = Video(shot.source, shot.footage, time.monotonic())
             self.counts['video'] += 1
             if shot.source in self._targets.timelines:
                 from fer_jax.inference.timeline import Timeline  # late, for Matplotlib comes with it
@@ -130,15 +131,13 @@ class Display:
 
     def _show_progress(self, video: Video, faces: Sequence[Face]) -> None:
         """A line of progress, if it is time for one."""
-        terminal, now = sys.stderr.isatty(), time.monotonic()
-        if now < video.shown + (EACH if terminal else EACH_LOGGED):
-            return
-        video.shown, line = now, progress(video, faces, now)
-        if terminal:  # a wrapped line could not be overwritten
-            self._overwritable = True
+        now = time.monotonic()
+        line = progress(video, faces, now)
+        if not sys.stderr.isatty():
+            self._log(line)
+        elif now > video.shown + EACH:  # a wrapped line could not be overwritten
+            video.shown, self._overwritable = now, True
             print('\r\x1b[K' + line[: shutil.get_terminal_size().columns - 1], end='', file=sys.stderr, flush=True)
-        else:
-            print(line, file=sys.stderr, flush=True)
 
     def end_track(self, track: Track) -> None:
         """A track of the video that is being shown has ended."""

@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from fer_jax.core.config import check_config, load_config, set_field
 from fer_jax.core.errors import InputError
 from fer_jax.core.files import write_atomic
+from fer_jax.core.terminal import now_and_then
 from fer_jax.data.schema import Dataset
 from fer_jax.data.views import MARGIN, centre_crops
 from fer_jax.evaluation.figures import gates_png, in_few_colours, shortened, to_png
@@ -24,6 +25,7 @@ from fer_jax.runs.weights import read_weights
 
 FINE, COARSE = 2, 4  # pixels from one place of the hiding square to the next: in a face of a photograph, and for means of many faces
 SAMPLE = 48  # faces of a class that its means are of
+PART = 8  # of them that are explained at once: a few seconds
 SHOWN = 6  # of them in the picture of one class
 MOST_FACES = 24  # of a photograph that are shown
 
@@ -157,7 +159,13 @@ def explain_classes(model: Classifier, dataset: Dataset, split: str, label: str 
         raise InputError(f'{title} has no face that is {label}')
     make_folders('--out', out)
     samples = [evenly(np.flatnonzero(faces.labels == each), SAMPLE) for each in asked]
-    found = [explain(model, faces.images[places], each, COARSE) for each, places in zip(asked, samples, strict=True)]
+    found, tell = [], now_and_then()
+    for each, places in zip(asked, samples, strict=True):
+        parts = []
+        for start in range(0, SAMPLE, PART):
+            tell(f'{model.class_names[each]}: {start} of {SAMPLE} faces')
+            parts.append(explain(model, faces.images[places[start : start + PART]], each, COARSE))
+        found.append(joined(parts))
     means = [part.mean() for part in found]
     if label is None:
         captions = [f'{shortened(model.class_names[each])}\nmean of {SAMPLE}' for each in asked]

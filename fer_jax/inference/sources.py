@@ -10,10 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from fer_jax.core.errors import InputError, printable
+from fer_jax.core.fields import DETECT_EVERY
 from fer_jax.core.files import read_bytes
 from fer_jax.data.archive import listing
 from fer_jax.data.images import FORMATS, MAX_FILE, decode_face, is_image_name
 from fer_jax.inference.faces import Cut, Detector, Photo, opencv, read_photo, whole
+from fer_jax.inference.motion import Watcher
 
 VIDEO_ENDINGS = ('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.ts', '.mts', '.wmv', '.flv', '.ogv', '.3gp')
 # FFmpeg's names of those forms: it also knows play lists, which would make it open other files and addresses.
@@ -89,17 +91,18 @@ def make_folders(option: str, top: pathlib.Path, files: Iterable[pathlib.Path] =
         raise InputError(f'{option} {top}: {error.strerror}') from None
 
 
-def shots(source: str, detect: Detector | None, every: int = 1) -> Iterator[Shot]:
+def shots(source: str, detect: Detector | None, every: int = 1, detect_every: float = DETECT_EVERY) -> Iterator[Shot]:
     """The pictures of one file or camera, with their faces; without a detector each is one face.
 
     Args:
       every: of the frames of a video or camera the first is given, and from there on one in so many.
+      detect_every: seconds, as of motion.Watcher.
 
     Raises:
       InputError: it cannot be read, or ends before its end; what was read until then has been given.
     """
     if is_camera(source) or is_video_name(source):
-        yield from frames(source, detect, every)
+        yield from frames(source, detect, every, detect_every)
         return
     content = read_bytes(source, MAX_FILE)
     try:
@@ -119,7 +122,7 @@ def look(content: bytes, detect: Detector | None) -> tuple[Photo, list[Cut]]:
         raise InputError(f'{error} ({", ".join(FORMATS)} are read)' if str(error) == 'not an image' else str(error)) from None
 
 
-def frames(source: str, detect: Detector | None, every: int) -> Iterator[Shot]:
+def frames(source: str, detect: Detector | None, every: int, detect_every: float) -> Iterator[Shot]:
     """One in `every` frames of a video or camera, one in memory at a time."""
     camera = is_camera(source)
     name = f'camera {source}' if camera else printable(source)
@@ -134,6 +137,7 @@ def frames(source: str, detect: Detector | None, every: int) -> Iterator[Shot]:
         footage = Footage(promised, rate)
         read = number = failed = inside = 0
         begin, now = time.monotonic(), 0.0
+        find = Watcher(detect, detect_every) if detect else lambda photo, time: [whole(photo)]
         # A frame that cannot be decoded takes one failed call, and the next may be good again.
         while failed < (PATIENCE if number < promised else 1):
             wanted = number % every == 0
@@ -145,7 +149,7 @@ def frames(source: str, detect: Detector | None, every: int) -> Iterator[Shot]:
             if frame is not None and wanted:
                 photo = np.ascontiguousarray(frame[..., ::-1])
                 now = time.monotonic() - begin if camera else max(now, seconds(capture.get(cv2.CAP_PROP_POS_MSEC), number, rate))
-                yield Shot(source, number, photo, detect(photo) if detect else [whole(photo)], footage, now)
+                yield Shot(source, number, photo, find(photo, now), footage, now)
             number += 1
         if camera:
             raise InputError(f'{name}: gives no more pictures')

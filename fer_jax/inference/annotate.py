@@ -173,7 +173,7 @@ def video_writer(path: pathlib.Path, rate: float, size: tuple[int, int]) -> Iter
         if photo.shape[1::-1] != size:  # a video may change its size on the way, a file written here not
             photo = cv2.resize(photo, size)
         spare = ((0, even[1] - photo.shape[0]), (0, even[0] - photo.shape[1]), (0, 0))
-        writer.write(np.ascontiguousarray(np.pad(photo, spare, 'edge')[..., ::-1]))
+        writer.write(cv2.cvtColor(np.pad(photo, spare, 'edge'), cv2.COLOR_RGB2BGR))
 
     try:
         if not writer.isOpened():

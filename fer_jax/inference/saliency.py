@@ -20,23 +20,12 @@ SMALLEST_MAP = 5  # places on a side of the map that Grad-CAM takes: the last ma
 SQUARE = 8  # pixels on a side of the grey square, about an eye or half a mouth
 
 
-def map_layers(network: nn.Module, variables: Any, side: int) -> dict[str, tuple[int, int, int]]:
-    """The network's direct submodules whose output is maps, in the order they run: name → (height, width, channels)."""
-    found: dict[str, tuple[int, int, int]] = {}
-
-    def note(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        y = call(*args, **kwargs)
-        if len(context.module.path) == 1 and context.method_name == '__call__' and y.ndim == 4:
-            found[context.module.path[0]] = y.shape[1:]
-        return y
-
-    with nn.intercept_methods(note):
-        jax.eval_shape(lambda v, x: network.apply(v, x, train=False), variables, jnp.zeros((1, side, side, 1)))
-    return found
-
-
 def last_layer_with_places(found: dict[str, tuple[int, int, int]]) -> str:
-    """The last of `map_layers` with at least SMALLEST_MAP places on a side, or, where none has, the last of the largest."""
+    """The last layer with at least SMALLEST_MAP places on a side or, where none has, the last of the largest.
+
+    Args:
+      found: of the layers whose output is maps, in the order they run, name → (height, width, channels).
+    """
     smallest = min(SMALLEST_MAP, max(min(shape[:2]) for shape in found.values()))
     return [name for name, shape in found.items() if min(shape[:2]) >= smallest][-1]
 
@@ -50,30 +39,41 @@ def grad_cam(
     The map is max(0, Σ_k α_k A_k) (Selvaraju et al., 2017, equations 1 and 2): A are the output maps of `last_layer_with_places`,
     α_k the mean over the places of the gradient of the class's logit by A_k. Its numbers compare within a map, not between maps.
     """
-    found = map_layers(network, variables, crops.shape[1])
-    layer = last_layer_with_places(found)
+    outputs: list[tuple[str, Any]] = []  # of the network's direct submodules, in the order they run
 
-    def shifted(shift: Array) -> tuple[Array, tuple[Array, Any]]:
-        """The logits with `shift` added to the layer's output, by which their gradient is the one by that output; the output; and what
-        is sown."""
-        outputs = []
+    def keep(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        y = call(*args, **kwargs)
+        if is_layer(context):
+            outputs.append((context.module.path[0], y))
+        return y
 
-        def add(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-            y = call(*args, **kwargs)
-            if context.module.path != (layer,) or context.method_name != '__call__':
-                return y
-            outputs.append(y)
-            return y + shift.astype(y.dtype)
+    with nn.intercept_methods(keep):
+        logits, sown = network.apply(variables, normalise(crops), train=False, mutable=['intermediates'])
+    layer = last_layer_with_places({name: y.shape[1:] for name, y in outputs if y.ndim == 4})
+    last = [name for name, _ in outputs].index(layer)
+    maps = outputs[last][1]
 
-        with nn.intercept_methods(add):
-            logits, sown = network.apply(variables, normalise(crops), train=False, mutable=['intermediates'])
-        (maps,) = outputs
-        return logits, (maps.astype(jnp.float32), sown.get('intermediates', {}))
+    def from_there(maps: Array) -> Array:
+        """The logits by the layer's output; what runs before it has run, and is not traced again."""
+        known = iter([*(y for _, y in outputs[:last]), maps])
 
-    logits, gradient_of, (maps, sown) = jax.vjp(shifted, jnp.zeros((len(crops), *found[layer])), has_aux=True)
+        def replay(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+            y = next(known, None) if is_layer(context) else None
+            return call(*args, **kwargs) if y is None else y
+
+        with nn.intercept_methods(replay):
+            return network.apply(variables, normalise(crops), train=False)
+
+    _, gradient_of = jax.vjp(from_there, maps)
     labels = logits.argmax(-1) if labels is None else labels
     (gradient,) = gradient_of(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype))
-    return logits, nn.relu((gradient.mean((1, 2), keepdims=True) * maps).sum(-1)), sown
+    gradient, maps = gradient.astype(jnp.float32), maps.astype(jnp.float32)
+    return logits, nn.relu((gradient.mean((1, 2), keepdims=True) * maps).sum(-1)), sown.get('intermediates', {})
+
+
+def is_layer(context: nn.module.InterceptorContext) -> bool:
+    """Whether it is the call of a direct submodule of the network."""
+    return len(context.module.path) == 1 and context.method_name == '__call__'
 
 
 def occlusion(

@@ -147,7 +147,7 @@ def frames(source: str, detect: Detector | None, every: int, detect_every: float
             else:
                 inside, failed, read = inside + failed, 0, read + 1
             if frame is not None and wanted:
-                photo = np.ascontiguousarray(frame[..., ::-1])
+                photo = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
                 now = time.monotonic() - begin if camera else max(now, seconds(capture.get(cv2.CAP_PROP_POS_MSEC), number, rate))
                 yield Shot(source, number, photo, find(photo, now), footage, now)
             number += 1

@@ -302,7 +302,7 @@ def test_a_signal_ends_a_video_and_keeps_what_was_found(folder, weights, tiny, m
     calls = []
     monkeypatch.setattr(faces, 'make_detector', lambda *_: detect)
     monkeypatch.setattr(command, 'load', lambda checkpoint, views: tiny)  # compiled already
-    arguments = ['predict', str(folder / 'in/film.avi'), str(folder / 'in/b.jpg'), '--checkpoint', str(weights)]
+    arguments = ['predict', str(folder / 'in/film.avi'), str(folder / 'in/b.jpg'), '--checkpoint', str(weights), '--detect-every', '0']
     assert main([*arguments, '--csv', str(folder / 'o.csv'), '--annotated', str(folder / 'out')]) == 130
     assert 'faces in 5 of 5 frames' in capfd.readouterr().out
     assert len((folder / 'o.csv').read_text().splitlines()) == 6

@@ -23,7 +23,7 @@ from fer_jax.inference.saliency import grad_cam, occlusion
 from fer_jax.inference.sources import distinct, expand, is_camera, is_video_name, make_folders, shots
 from fer_jax.runs.weights import read_weights
 
-FINE, COARSE = 2, 4  # pixels from one place of the hiding square to the next: in a face of a photograph, and for means of many faces
+STRIDE = 4  # pixels from one place of the hiding square to the next, half of its side
 SAMPLE = 48  # faces of a class that its means are of
 PART = 8  # of them that are explained at once: a few seconds
 SHOWN = 6  # of them in the picture of one class
@@ -56,9 +56,8 @@ def joined(parts: Sequence[Explanation]) -> Explanation:
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
-def explain(model: Classifier, faces: UInt8[np.ndarray, 'n 48 48'], label: int | None, stride: int) -> Explanation:
-    """What `model` looks at in the faces. Grad-CAM and occlusion ask about `label`, by default about the class predicted for each;
-    the hiding square moves by `stride` pixels."""
+def explain(model: Classifier, faces: UInt8[np.ndarray, 'n 48 48'], label: int | None) -> Explanation:
+    """What `model` looks at in the faces. Grad-CAM and occlusion ask about `label`, by default about the class predicted for each."""
     crops, probabilities = centre_crops(faces), model.probabilities(faces)
     labels = probabilities.argmax(-1) if label is None else np.full(len(faces), label)
     # Face by face, so that one program is compiled whatever the number of faces.
@@ -66,7 +65,7 @@ def explain(model: Classifier, faces: UInt8[np.ndarray, 'n 48 48'], label: int |
         jax.device_get(grad_cam(model.network, model.variables, each[None], asked[None])) for each, asked in zip(crops, labels, strict=True)
     ]
     _, cams, sown = jax.tree.map(lambda *parts: np.concatenate(parts), *seen)
-    hidden = occlusion(lambda views: model.probabilities(framed(views)), crops, labels, stride)
+    hidden = occlusion(lambda views: model.probabilities(framed(views)), crops, labels, STRIDE)
     maps, gates = outermost(sown)
     return Explanation(crops, probabilities, maps, gates, cams, hidden)
 
@@ -108,7 +107,7 @@ def explain_photographs(source: str, photographs: Sequence[str], label: str | No
         if not shot.cuts:
             print(f'{path}: no face found; --no-detect takes the whole of it as one')
             continue
-        found = explain(model, np.stack([each.pixels for each in largest(shot.cuts)]), asked, FINE)
+        found = explain(model, np.stack([each.pixels for each in largest(shot.cuts)]), asked)
         captions = [caption(model, probabilities) for probabilities in found.probabilities]
         about = 'what it is taken for' if label is None else f'“{label}”'
         title = f'{pathlib.PurePath(path).name}, by {model.name}; Grad-CAM and occlusion ask about {about}'
@@ -164,7 +163,7 @@ def explain_classes(model: Classifier, dataset: Dataset, split: str, label: str 
         parts = []
         for start in range(0, SAMPLE, PART):
             tell(f'{model.class_names[each]}: {start} of {SAMPLE} faces')
-            parts.append(explain(model, faces.images[places[start : start + PART]], each, COARSE))
+            parts.append(explain(model, faces.images[places[start : start + PART]], each))
         found.append(joined(parts))
     means = [part.mean() for part in found]
     if label is None:

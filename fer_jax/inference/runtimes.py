@@ -15,7 +15,6 @@ from jaxtyping import Float32, UInt8
 from fer_jax.core.errors import InputError
 from fer_jax.core.mesh import DATA
 from fer_jax.data.views import MARGIN, VIEWS, crops
-from fer_jax.evaluation.evaluate import make_score
 from fer_jax.export.folded import fold
 from fer_jax.model.baselines import make_any
 from fer_jax.runs.weights import Weights, nested
@@ -55,6 +54,8 @@ def by_onnx(weights: Weights, views: str) -> Run:
 
 def by_jax(weights: Weights, views: str) -> Run:
     """The one evaluation path, compiled for calls of BATCHES on the first device."""
+    from fer_jax.evaluation.evaluate import make_score  # here: ONNX Runtime needs nothing of what comes with it
+
     network = make_any(weights.config.network, len(weights.class_names))
     mesh = jax.make_mesh((1,), (DATA,), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
     variables = jax.device_put(nested(weights.variables), mesh.devices.item())

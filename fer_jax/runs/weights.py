@@ -18,7 +18,6 @@ from fer_jax.core.errors import InputError
 from fer_jax.core.files import check_fields, read_bytes, write_atomic
 from fer_jax.evaluation.calibration import calibration, divided, fit_temperature
 from fer_jax.model.baselines import make_any
-from fer_jax.model.summary import variable_shapes
 from fer_jax.runs.records import SCORINGS, read_run
 
 FORMAT = 1  # of the metadata
@@ -162,6 +161,8 @@ def _check_arrays(path: pathlib.Path, arrays: dict[str, Any], expected: dict[str
 
 def shapes(network: ConfigDict, classes: int) -> dict[str, tuple[int, ...]]:
     """Path → shape of every variable of the network that a checked `config.network` names; nothing is computed."""
+    from fer_jax.model.summary import variable_shapes  # late, for clu comes with it
+
     tree = variable_shapes(make_any(network, classes))
     return {path: leaf.shape for path, leaf in _flatten(tree).items() if path.startswith(('params/', 'batch_stats/'))}
 

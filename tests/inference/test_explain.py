@@ -154,7 +154,7 @@ def test_an_explanation_is_of_the_centre_crop(weights):
     faces = np.random.default_rng(0).integers(0, 256, (1, 48, 48), np.uint8)
     framed = faces.copy()
     framed[:, :4], framed[:, :, 44:] = 0, 255
-    found, same, other = explain(model, faces, None, 4), explain(model, framed, None, 4), explain(model, faces, 5, 4)
+    found, same, other = explain(model, faces, None), explain(model, framed, None), explain(model, faces, 5)
     jax.tree.map(np.testing.assert_array_equal, found, same)
     assert found.probabilities.sum() == pytest.approx(1) and found.probabilities.argmax() != 5
     np.testing.assert_array_equal(found.attention, other.attention)
@@ -192,7 +192,7 @@ def test_classes(weights, tmp_path, capsys, monkeypatch):
     """Rows are the classes that have faces; each mean asks about its own class."""
     monkeypatch.setattr(module, 'SAMPLE', 1)
     asked, rows = [], []
-    monkeypatch.setattr(module, 'explain', lambda model, faces, label, stride: asked.append((label, len(faces))) or explanation(len(faces)))
+    monkeypatch.setattr(module, 'explain', lambda model, faces, label: asked.append((label, len(faces))) or explanation(len(faces)))
     monkeypatch.setattr(module, 'explanation_png', lambda found, captions, title: rows.append((captions, title)) or b'png')
     model = load(weights)
     explain_classes(model, dataset_of([0, 3, 3, 6]), 'test', None, tmp_path)

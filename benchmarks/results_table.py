@@ -24,6 +24,10 @@ HEADER = [
 ]
 FAULTS_HEADER = ['| campaign | what is done | tried | did not hold | minutes |', '|---|---|---:|---:|---:|']
 SPEED_HEADER = ['| record | measured | fer_jax | beside it | times as fast (quartiles) |', '|---|---|---:|---:|---|']
+FACES_HEADER = [
+    '| detector | drawn: found | false | photographs: found | false | ms, 640×480 | ms, 12 MP | accuracy, % | as drawn | as they stand |',
+    '|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|',
+]
 # README's four rows: a record and one of its scorings.
 HEADLINES = (
     ('fer2013-cpu-36/seed0', 'validation_centre'),
@@ -137,6 +141,20 @@ def fault_rows(page: pathlib.Path) -> list[str]:
     return lines
 
 
+def face_rows(page: pathlib.Path) -> list[str]:
+    """A line of the table for each detector."""
+    lines = []
+    for name, found in read_json(RESULTS / 'faces/measurement.json')['detectors'].items():
+        drawn, photographs = found['drawn'], found['photographs'].values()
+        seen = f'{sum(each["found"] for each in photographs)} of {sum(each["faces"] for each in photographs)}'
+        false = f'{sum(len(each["false"]) for each in photographs)} in {len(photographs)}'
+        accuracies = (f'{100 * drawn[key]:.1f}' for key in ('accuracy', 'accuracy_as_drawn', 'accuracy_as_they_stand'))
+        times = (f'{each:.0f}' for each in found['milliseconds'].values())
+        row = (name, f'{drawn["found"]} of {drawn["faces"]}', drawn['false'], seen, false, *times, *accuracies)
+        lines.append(f'| {" | ".join(map(str, row))} |')
+    return lines
+
+
 def card_lines(name: str, page: pathlib.Path) -> list[str]:
     """The measured part of the model card of fer_jax/weights/`name`.safetensors, from what the file says of itself."""
     path = FOLDER / f'{name}.safetensors'
@@ -204,6 +222,7 @@ PAGES: dict[str, dict[str, Callable[[pathlib.Path], list[str]]]] = {
         'results': lambda page: HEADER + rows(page),
         'speed': lambda page: SPEED_HEADER + speed_rows(page),
     },
+    'docs/predict.md': {'faces': lambda page: FACES_HEADER + face_rows(page)},
     'docs/faults.md': {'faults': lambda page: FAULTS_HEADER + fault_rows(page)},
     'docs/others.md': {'peers': lambda page: peer_rows()},
     'fer_jax/weights/README.md': {path.stem: functools.partial(card_lines, path.stem) for path in sorted(FOLDER.glob('*.safetensors'))},

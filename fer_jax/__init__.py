@@ -4,7 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fer_jax.inference.classifier import Classifier, Face, load, predict
+    from fer_jax.inference.classifier import Classifier, load, predict
+    from fer_jax.inference.face import Face
 
 __version__ = '0.1.0'
 __all__ = ['Classifier', 'Face', 'load', 'predict']

@@ -70,11 +70,11 @@ class Page:
             time.sleep(0.1)
         return value
 
-    def choose(self, selector: str, file: pathlib.Path) -> None:
-        """Chooses a file in a file input, as a user does."""
+    def choose(self, selector: str, *files: pathlib.Path) -> None:
+        """Chooses files in a file input, as a user does."""
         root = self.call('DOM.getDocument')['root']['nodeId']
         node = self.call('DOM.querySelector', nodeId=root, selector=selector)['nodeId']
-        self.call('DOM.setFileInputFiles', nodeId=node, files=[str(file)])
+        self.call('DOM.setFileInputFiles', nodeId=node, files=[str(file) for file in files])
 
     def screenshot(self) -> bytes:
         return base64.b64decode(self.call('Page.captureScreenshot', format='png')['data'])

@@ -41,7 +41,7 @@ def test_each_command_says_what_it_does(command, capsys):
         ('evaluate --workdir x --out y', '--out goes with weights'),
         ('predict a.png --config.seed=3', '--config.seed: predictions take the weights as they are'),
         ('predict a.png --workdir x --checkpoint y', '--workdir and --checkpoint both name weights'),
-        ('predict a.png --no-detect --detector-model y', 'not allowed with argument'),
+        ('predict a.png --no-detect --detector y', 'not allowed with argument'),
         ('explain --out x', 'nothing to explain'),
         ('weights --workdir x --out y --config.seed=3', '--config.seed: weights are written'),
     ],

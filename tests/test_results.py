@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks.results_table import HEADLINES, PAGES, ROOT, renewed
 from fer_jax.core.fields import SHIPPED
+from fer_jax.core.statistics import coverage_summary
+from fer_jax.data.predictions import read_predictions
 from fer_jax.runs.weights import FOLDER, find_weights, load_weights
 from tests.tiny import run
 
@@ -39,6 +41,17 @@ def test_the_model_card_agrees_with_the_weights() -> None:
         assert path.stat().st_size < 8e6
         for result in weights.metadata['results'].values():
             assert f'{100 * result["correct"] / result["count"]:.2f}' in card
+
+
+def test_what_the_surest_answers_are_worth_agrees_with_the_predictions() -> None:
+    folder = ROOT / 'results' / 'fer2013-cpu-36' / 'seed0' / 'evaluations' / 'best-PrivateTest-centre'
+    held = read_predictions(folder / 'predictions.csv', load_weights(find_weights(SHIPPED)).class_names)
+    page = ' '.join((ROOT / 'docs' / 'predict.md').read_text('utf-8').split())
+    half, seventy, _, ninety, whole = coverage_summary(held.confidence, held.correct)
+    told = f'right on {100 * half["accuracy"]:.1f} % of the half it is surest of (`--min-confidence` {half["min_confidence"]:.2f}), '
+    for share, part in ((70, seventy), (90, ninety)):
+        told += f'on {100 * part["accuracy"]:.1f} % of the surest {share} % ({part["min_confidence"]:.2f}), '
+    assert f'{told}and on {100 * whole["accuracy"]:.1f} % of all.' in page
 
 
 REAL = ROOT.parent / 'shared'

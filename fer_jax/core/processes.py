@@ -57,6 +57,8 @@ def keep_compiled_programs() -> None:
         cache = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
         kind = hashlib.sha256(cpu_says('flags', 'Features').encode()).hexdigest()[:12]
         jax.config.update('jax_compilation_cache_dir', str(cache / 'fer_jax' / f'{platform.machine()}-{kind}'))
+        # JAX itself would keep what took a second; several programs of half of one make a start as long as a large one does.
+        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 
 
 def cpu_says(*begins: str) -> str:

@@ -5,11 +5,13 @@ Free of JAX, so that a report starts at once and can be made where none is insta
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 CALIBRATION_BINS = 15
+COVERAGES = (0.5, 0.7, 0.8, 0.9, 1.0)  # shares of the images, those it is surest of, whose accuracy is told
 Z_95 = 1.959963984540054  # two-sided 95 % point of the standard normal
 
 
@@ -96,3 +98,26 @@ def calibration_error(confidence: Float[np.ndarray, ' n'], correct: Bool[np.ndar
     """The expected calibration error: mean over images of |accuracy - mean top probability| of their bin."""
     counts, confidences, accuracies = calibration(confidence, correct)
     return float(np.nansum(counts * np.abs(accuracies - confidences)) / counts.sum())
+
+
+class Coverage(NamedTuple):
+    """What follows from saying nothing below a confidence (El-Yaniv & Wiener, 2010), from the highest confidence to the lowest."""
+
+    covered: Float[np.ndarray, ' points']  # the share of images that are at least as sure
+    accuracy: Float[np.ndarray, ' points']  # on these
+    min_confidence: Float[np.ndarray, ' points']  # which distinguishes them
+
+
+def coverage(confidence: Float[np.ndarray, ' n'], correct: Bool[np.ndarray, ' n']) -> Coverage:
+    """Accuracy over coverage: a point for each confidence that occurs, for of images that are equally sure none comes before another."""
+    order = np.argsort(-confidence, kind='stable')
+    descending = confidence[order]
+    last = np.flatnonzero(np.append(np.diff(descending) != 0, True))
+    return Coverage((last + 1) / len(order), correct[order].cumsum()[last] / (last + 1), descending[last])
+
+
+def coverage_summary(confidence: Float[np.ndarray, ' n'], correct: Bool[np.ndarray, ' n']) -> list[dict[str, float]]:
+    """covered, accuracy and min_confidence of the smallest sets that hold at least COVERAGES of the images, the surest first."""
+    curve = coverage(confidence, correct)
+    places = np.searchsorted(curve.covered, np.array(COVERAGES) - 1e-12)
+    return [{name: float(values[place]) for name, values in curve._asdict().items()} for place in places]

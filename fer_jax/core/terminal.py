@@ -8,7 +8,9 @@ import logging
 import os
 import sys
 import threading
+import time
 import warnings
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from fer_jax.core.errors import DataWarning
@@ -95,6 +97,19 @@ def tell_warnings(command: str) -> None:
         return f'warning: {message}\n' if issubclass(category, DataWarning) else elsewise(message, category, *where, **more)
 
     warnings.formatwarning = tell
+
+
+def now_and_then(seconds: float = 10.0) -> Callable[[str], None]:
+    """A function that prints a line on standard error, if the last one, or the beginning, was so many seconds ago."""
+    last = time.monotonic()
+
+    def tell(line: str) -> None:
+        nonlocal last
+        if time.monotonic() >= last + seconds:
+            last = time.monotonic()
+            print(line, file=sys.stderr, flush=True)
+
+    return tell
 
 
 def leave(code: int) -> NoReturn:

@@ -2,8 +2,6 @@
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.optimize import minimize_scalar
-from scipy.special import softmax
 
 from fer_jax.core.statistics import calibration_error
 
@@ -13,6 +11,7 @@ RANGE = (0.05, 20.0)
 
 def fit_temperature(probabilities: Float[np.ndarray, 'n classes'], labels: Int[np.ndarray, ' n']) -> float:
     """The temperature in RANGE with the least mean negative log-likelihood of the labels."""
+    from scipy.optimize import minimize_scalar  # late, for it takes half a second that no prediction should wait for
 
     def loss(log_temperature: float) -> float:
         return mean_nll(divided(probabilities, np.exp(log_temperature)), labels)
@@ -22,6 +21,8 @@ def fit_temperature(probabilities: Float[np.ndarray, 'n classes'], labels: Int[n
 
 def divided(probabilities: Float[np.ndarray, 'n classes'], temperature: float) -> Float[np.ndarray, 'n classes']:
     """The probabilities of the same logits divided by `temperature`. A constant apart, which no softmax sees, those are logarithms."""
+    from scipy.special import softmax  # late, as in `fit_temperature`
+
     return softmax(np.log(np.maximum(probabilities, LEAST)) / temperature, axis=1)
 
 

@@ -19,10 +19,10 @@ from jaxtyping import Float, Float32, Int32
 from fer_jax.core.errors import Diverged, unknown
 from fer_jax.core.files import write_atomic, write_json
 from fer_jax.core.mesh import DATA, settle
-from fer_jax.core.statistics import calibration_error
+from fer_jax.core.statistics import calibration_error, coverage, coverage_summary
 from fer_jax.data.schema import Faces
 from fer_jax.data.views import CROP_SIDE, VIEWS, crops, normalise, resized
-from fer_jax.evaluation.figures import confusion_matrix_png
+from fer_jax.evaluation.figures import confusion_matrix_png, coverage_png
 from fer_jax.evaluation.metrics import EvaluationState, summarise
 from fer_jax.evaluation.scores import share_correct
 
@@ -33,7 +33,7 @@ Apply = Callable[[Any, Float[Array, 'batch height width 1']], Float[Array, 'batc
 class Evaluation:
     """What an evaluation found, image by image in the split's order, and summed up."""
 
-    summary: dict[str, Any]  # of metrics.summarise, with `calibration_error` and, where the split has such, `subsets`
+    summary: dict[str, Any]  # of metrics.summarise, with `calibration_error`, `coverage` and, where the split has such, `subsets`
     probabilities: Float32[np.ndarray, 'n classes']
     predictions: Int32[np.ndarray, ' n']
 
@@ -85,6 +85,7 @@ def make_evaluator(
         correct = predictions == faces.labels
         summary = summarise(state, tuple(class_names))
         summary['calibration_error'] = calibration_error(probabilities.max(1), correct)
+        summary['coverage'] = coverage_summary(probabilities.max(1), correct)
         if faces.subsets:
             parts = {name: correct[members] for name, members in faces.subsets.items() if members.any()}
             summary['subsets'] = {name: share_correct(int(part.sum()), len(part)) for name, part in parts.items()}
@@ -133,7 +134,7 @@ def batches(faces: Faces, batch_size: int, mesh: Mesh) -> Iterator[tuple[Array, 
 
 
 def write_evaluation(folder: pathlib.Path, evaluation: Evaluation, faces: Faces, record: dict[str, Any], title: str = '') -> None:
-    """Writes predictions.csv, confusion_matrix.png and, last, so that its presence says all are there, result.json.
+    """Writes predictions.csv, confusion_matrix.png, coverage.png and, last, so that its presence says all are there, result.json.
 
     Args:
       folder: made where it is missing.
@@ -155,6 +156,8 @@ def write_evaluation(folder: pathlib.Path, evaluation: Evaluation, faces: Faces,
     heading = f'{title}\n' if title else ''
     accuracy = f'accuracy {100 * evaluation.summary["accuracy"]:.2f} % of {evaluation.summary["count"]} images'
     write_atomic(folder / 'confusion_matrix.png', confusion_matrix_png(matrix, class_names, heading + accuracy))
+    curve = coverage(evaluation.probabilities.max(1), evaluation.predictions == faces.labels)
+    write_atomic(folder / 'coverage.png', coverage_png(curve, heading + accuracy))
     write_json(folder / 'result.json', evaluation.summary | record)
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from fer_jax.core.statistics import Coverage
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -186,6 +188,24 @@ def reliability_png(
     lower.set_ylabel('images')
     lower.set_xlabel('top probability')
     lower.set_xlim(0, 1)
+    return figure
+
+
+@png
+def coverage_png(curve: Coverage, title: str = '') -> 'Figure':
+    """A PNG of accuracy, and of the least top probability that says so much, over the share of images that it is surest of."""
+    figure = blank(5.2, 4.2, dpi=110)
+    axes = figure.add_subplot()
+    share = 100 * curve.covered
+    axes.plot(share, 100 * curve.accuracy, color='tab:blue', label='accuracy on them')
+    axes.plot(share, 100 * curve.min_confidence, color='tab:red', linestyle='--', linewidth=1, label='their least top probability')
+    axes.set_xlabel('share of the images, those it is surest of, %')
+    axes.set_ylabel('%')
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, 101)
+    axes.grid(alpha=0.3)
+    axes.legend(loc='lower left', fontsize=9)
+    axes.set_title(title, parse_math=False, wrap=True, fontsize=10)
     return figure
 
 

@@ -104,11 +104,16 @@ def caption(evaluation: Evaluation, index: int, class_names: Sequence[str]) -> s
 def attention(
     network: nn.Module, variables: Any, images: UInt8[np.ndarray, 'n height width']
 ) -> tuple[Float[np.ndarray, 'n rows columns'] | None, Float[np.ndarray, 'n channels'] | None]:
-    """Of each image's centre crop, the spatial map nearest to the input and the channel weights nearest to the output, in 0..1.
+    """Of each image's centre crop, what `outermost` takes of all that the network sows."""
+    return outermost(intermediates(network, jax.device_get(variables), images))
+
+
+def outermost(sown: dict[str, Any]) -> tuple[Float[np.ndarray, 'n rows columns'] | None, Float[np.ndarray, 'n channels'] | None]:
+    """The spatial map nearest to the input and the channel weights nearest to the output, in 0..1.
 
     None for a kind of attention that the network does not have.
     """
-    found = flatten_dict(jax.device_get(intermediates(network, jax.device_get(variables), images)))
+    found = flatten_dict(jax.device_get(sown))
     maps = {path: value for path, (value,) in found.items() if path[-1] == 'map'}
     gates = {path: value for path, (value,) in found.items() if path[-1] == 'gate'}
 

@@ -77,6 +77,11 @@ def table(summary: dict[str, Any], title: str) -> str:
         line('macro F1', '', '', percent(summary['macro_f1']), str(summary['count'])),
         line('balanced', '', percent(summary['balanced_accuracy'])),
         '',
+        *(
+            f'{percent(part["accuracy"])} % right on the surest {percent(part["covered"])} %'
+            f' (of probability {part["min_confidence"]:.2f} and more)'
+            for part in summary.get('coverage', [])[:-1]
+        ),
         f'negative log-likelihood {summary["nll"]:.4f} nats, calibration error {100 * summary["calibration_error"]:.1f} %',
     ]
     return '\n'.join(row.rstrip() for row in lines)

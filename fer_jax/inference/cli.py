@@ -1,22 +1,61 @@
 """The commands `predict`, `explain` and `demo`. JAX is imported when they run, so that --help does not wait for it."""
 
+import contextlib
 import pathlib
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from fer_jax.core.command_line import CONFIG, Parser, add_split, add_views, add_weights, chosen_weights, refuse_overrides
 from fer_jax.core.errors import InputError
-from fer_jax.core.fields import SHIPPED, default_config
+from fer_jax.core.fields import DETECT_EVERY, MIN_SCORE, SHIPPED, SMOOTH, default_config
 
-YUNET = "find faces by this YuNet model, not OpenCV's cascade"
+if TYPE_CHECKING:
+    from fer_jax.inference.faces import Detector
 
 
-def add_faces(parser: Parser, of_what: str) -> None:
-    """`--no-detect` and `--detector-model`: where the faces are."""
+def number(least: float, most: float) -> Callable[[str], float]:
+    """The type of an argument that is a number from `least` to `most`."""
+
+    def parse(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if least <= (value := float(text)) <= most:
+                return value
+        raise ArgumentTypeError(f'{text!r} is no number from {least:g} to {most:g}')
+
+    return parse
+
+
+def whole_number(text: str) -> int:
+    """The type of an argument that is a whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f'{text!r} is no whole number from 1')
+    return int(text)
+
+
+def add_detector(parser: Parser, other: str = '') -> None:
+    """What finds the faces, and which of them count; and `--no-detect`, where `other` says what it does."""
     how = parser.add_mutually_exclusive_group()
-    how.add_argument('--no-detect', action='store_true', help=f'each {of_what} is one face')
-    how.add_argument('--detector-model', type=pathlib.Path, metavar='FILE', help=YUNET)
-    most = f'millions of pixels that a {of_what} may have; default: %(default)s'
+    what = 'what finds the faces: mtcnn, cascade, or the file of a YuNet model; default: %(default)s'
+    how.add_argument('--detector', default='mtcnn', metavar='NAME', help=what)
+    if other:
+        how.add_argument('--no-detect', action='store_true', help=other)
+    score = 'leave out faces that the detector is less sure of, 0 to 1; default: %(default)s'
+    parser.add_argument('--min-score', type=float, default=MIN_SCORE, metavar='SHARE', help=score)
+    parser.add_argument('--min-size', type=float, default=0.0, metavar='PIXELS', help='leave out faces that are smaller')
+
+
+def add_megapixels(parser: Parser) -> None:
+    """`--megapixels`: how large a picture may be."""
+    most = 'millions of pixels that a picture may have; default: %(default)s'
     parser.add_argument('--megapixels', type=int, default=default_config().data.megapixels, metavar='N', help=most)
+
+
+def chosen_detector(options: Namespace) -> 'Detector | None':
+    """What finds the faces; None where each picture is one."""
+    from fer_jax.inference import faces
+
+    return None if getattr(options, 'no_detect', False) else faces.make_detector(options.detector, options.min_score, options.min_size)
 
 
 def predict(parser: Parser) -> None:
@@ -25,21 +64,31 @@ def predict(parser: Parser) -> None:
     parser.add_argument('sources', nargs='+', metavar='SOURCE', help=what)
     add_weights(parser)
     add_views(parser, 'face')
-    add_faces(parser, 'picture')
+    add_detector(parser, 'each picture is one face')
+    add_megapixels(parser)
+    unsure = 'say `unsure` where the most probable class is less probable than this, 0 to 1; default: %(default)s'
+    parser.add_argument('--min-confidence', type=number(0.0, 1.0), default=0.0, metavar='SHARE', help=unsure)
+    parser.add_argument('--every', type=whole_number, default=1, metavar='N', help='of a video, look at one frame in N; default: 1')
+    seconds = 'of a video, look for faces so often, and follow them between; 0: in every frame; default: %(default)s'
+    parser.add_argument('--detect-every', type=number(0.0, 3600.0), default=DETECT_EVERY, metavar='SECONDS', help=seconds)
+    smooth = 'smooth the probabilities of a face in a video over so long; 0 leaves them as they are; default: %(default)s'
+    parser.add_argument('--smooth', type=number(0.0, 3600.0), default=SMOOTH, metavar='SECONDS', help=smooth)
     parser.add_argument('--json', type=pathlib.Path, metavar='FILE', help='write the faces, as JSON')
+    parser.add_argument('--jsonl', type=pathlib.Path, metavar='FILE', help='write the faces, a line of JSON each, as they are found')
     parser.add_argument('--csv', type=pathlib.Path, metavar='FILE', help='write the faces, a row each')
     where = 'folder for the pictures and videos with the faces drawn in'
     parser.add_argument('--annotated', type=pathlib.Path, metavar='DIR', help=where)
+    over_time = 'folder for a picture of each video: the probabilities over time'
+    parser.add_argument('--timeline', type=pathlib.Path, metavar='DIR', help=over_time)
 
     def run(options: Namespace) -> int:
         refuse_overrides(options, 'predictions take the weights as they are')
         source = chosen_weights(options)
-        from fer_jax.inference.command import predict_sources
-        from fer_jax.inference.faces import make_detector
+        from fer_jax.inference.command import Manner, Outputs, predict_sources
 
-        detector = None if options.no_detect else make_detector(options.detector_model)
-        files = (options.json, options.csv, options.annotated)
-        return predict_sources(options.sources, source, options.views, detector, *files, options.megapixels)
+        manner = Manner(options.min_confidence, options.every, options.detect_every, options.smooth, options.megapixels)
+        outputs = Outputs(options.json, options.jsonl, options.csv, options.annotated, options.timeline)
+        return predict_sources(options.sources, source, options.views, chosen_detector(options), manner, outputs)
 
     parser.set_defaults(run=run)
 
@@ -51,7 +100,8 @@ def explain(parser: Parser) -> None:
     parser.add_argument('--label', metavar='NAME', help='the class to ask about; default: what each face is taken for, or all classes')
     parser.add_argument('--config', metavar=CONFIG, help='data whose classes are shown; default: those of the weights')
     add_split(parser)
-    add_faces(parser, 'photograph')
+    add_detector(parser, 'each photograph is one face')
+    add_megapixels(parser)
     parser.add_argument('--out', type=pathlib.Path, required=True, help='folder of the pictures')
 
     def run(options: Namespace) -> int:
@@ -63,12 +113,11 @@ def explain(parser: Parser) -> None:
             which = '--config FILE (and --config.data.path=…) for the classes of a data set'
             raise InputError(f'nothing to explain: give photographs, or {which}')
         from fer_jax.inference.explain import explain_data, explain_photographs
-        from fer_jax.inference.faces import make_detector
 
         if data:
             explain_data(source, options.config, options.overrides, options.split, options.label, options.out)
             return 0
-        detector = None if options.no_detect else make_detector(options.detector_model)
+        detector = chosen_detector(options)
         return explain_photographs(source, options.photographs, options.label, options.out, detector, options.megapixels)
 
     parser.set_defaults(run=run)
@@ -79,13 +128,12 @@ def demo(parser: Parser) -> None:
     parser.add_argument('--port', type=int, default=8000, help='0 takes a free one; default: %(default)s')
     several = f'name or file of weights, or a run; several stand side by side; default: {SHIPPED}'
     parser.add_argument('--checkpoint', action='append', metavar='WEIGHTS', help=several)
-    parser.add_argument('--detector-model', type=pathlib.Path, metavar='FILE', help=YUNET)
+    add_detector(parser)
 
     def run(options: Namespace) -> None:
         refuse_overrides(options, 'a demo takes the weights as they are')
         from fer_jax.inference.demo import serve
-        from fer_jax.inference.faces import make_detector
 
-        serve(options.checkpoint or [SHIPPED], options.port, make_detector(options.detector_model))
+        serve(options.checkpoint or [SHIPPED], options.port, chosen_detector(options))
 
     parser.set_defaults(run=run)

@@ -1,29 +1,50 @@
 """`python -m fer_jax predict`: pictures, folders, videos and cameras → a table, files, and pictures with what was found."""
 
-import codecs
 import contextlib
-import csv
-import itertools
-import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from fer_jax.core import processes
 from fer_jax.core.errors import InputError, printable
-from fer_jax.core.files import open_atomic
+from fer_jax.core.fields import DETECT_EVERY, SMOOTH
 from fer_jax.core.terminal import reader_is_gone
 from fer_jax.data.folders import shown
 from fer_jax.data.images import MEGAPIXELS
-from fer_jax.inference.classifier import Classifier, Face, classify, load
-from fer_jax.inference.display import Display
+from fer_jax.inference.classifier import classify, load
+from fer_jax.inference.display import Display, Targets
+from fer_jax.inference.face import Face
 from fer_jax.inference.faces import Detector
+from fer_jax.inference.output import Ending, open_outputs
 from fer_jax.inference.sources import Shot, distinct, expand, is_camera, is_video_name, make_folders, shots
+from fer_jax.inference.tracks import Track, follow
 
-DIGITS = 6  # of a probability, as predictions.csv of an evaluation has
 
-Record = Callable[[Face], None]
+class Manner(NamedTuple):
+    """How the network's probabilities become what is told."""
+
+    min_confidence: float = 0.0  # of a label; below it is face.UNSURE
+    every: int = 1  # one in so many frames of a video is looked at
+    detect_every: float = DETECT_EVERY  # seconds, as of motion.Watcher
+    smooth: float = SMOOTH  # seconds, as of tracks.Track.follow
+    megapixels: int = MEGAPIXELS  # of a picture, as of images.decode
+
+
+class Outputs(NamedTuple):
+    """Where the findings go beside the terminal; the last two are folders."""
+
+    json: pathlib.Path | None = None
+    jsonl: pathlib.Path | None = None
+    csv: pathlib.Path | None = None
+    annotated: pathlib.Path | None = None
+    timeline: pathlib.Path | None = None
+
+    @property
+    def files(self) -> dict[str, pathlib.Path | None]:
+        """Option → the file that it names."""
+        return {'--json': self.json, '--jsonl': self.jsonl, '--csv': self.csv}
 
 
 def predict_sources(
@@ -31,10 +52,8 @@ def predict_sources(
     checkpoint: str,
     views: str,
     detector: Detector | None,
-    json_file: pathlib.Path | None = None,
-    csv_file: pathlib.Path | None = None,
-    annotated: pathlib.Path | None = None,
-    megapixels: int = MEGAPIXELS,
+    manner: Manner = Manner(),  # noqa: B008
+    outputs: Outputs = Outputs(),  # noqa: B008
 ) -> int:
     """Looks at all sources. One that cannot be read is told in a line, and the rest carried on.
 
@@ -42,8 +61,6 @@ def predict_sources(
       sources: image files, videos, folders of both, numbers of cameras.
       checkpoint, views: as of classifier.load.
       detector: finds the faces; without one each picture is a face.
-      json_file, csv_file, annotated: where the findings go beside the terminal; the last is a folder.
-      megapixels: of a picture, as of images.decode.
 
     Returns:
       The exit code: 0; 2 if a source could not be read, or not to its end; 130 if a signal came. Whatever it is, what was found is
@@ -55,37 +72,61 @@ def predict_sources(
     problems: list[str] = []
     names = find(sources, problems)
     classifier = load(checkpoint, views)
-    cameras = [name for name in names if is_camera(name)]
-    last = ''
+    cameras, last = [name for name in names if is_camera(name)], ''
+    about = {'checkpoint': classifier.name, 'sha256': classifier.sha256, 'views': classifier.views, 'classes': classifier.class_names}
     with contextlib.ExitStack() as stack:
-        writers = stack.enter_context(open_records(json_file, csv_file, classifier, problems))
-        targets = annotated_files(names, annotated) if annotated else {}
+        targets = Targets(
+            drawn_files('--annotated', outputs.annotated, names) if outputs.annotated else {},
+            timeline_files(outputs.timeline, names) if outputs.timeline else {},
+        )
+        display = Display(list(names), classifier.class_names, targets, detector is None, manner.every)
         stopped = stack.enter_context(processes.stop_signals())
-        display = Display(list(names), classifier.class_names, targets, cropped=detector is None)
+        ending = lambda: Ending(display.counts['face'], problems, stopped())  # noqa: E731
+        writes = stack.enter_context(open_outputs(outputs.files, about | manner._asdict(), ending))
         stack.enter_context(contextlib.closing(display))
 
-        def look() -> Iterator[Shot]:
-            nonlocal last
-            for name in names:
-                try:
-                    for shot in shots(name, detector, megapixels):
-                        last = name
-                        yield shot
-                        if stopped() or not (writers or targets) and reader_is_gone():
-                            return
-                except InputError as error:
-                    display.clear()
-                    tell(error, problems)
+        def write(found: Face | Track | InputError) -> None:
+            for each in writes:
+                each(found)
 
-        for shot, faces in classify(look(), classifier, wait=not cameras):
+        def fail(error: InputError) -> None:
+            display.clear()
+            tell(error, problems)
+            write(error)
+
+        def ended(track: Track) -> None:
+            display.end_track(track)
+            write(track)
+
+        for problem in problems:
+            write(InputError(problem))
+        # Where nobody reads the terminal's lines any more and nothing is written beside them, the rest is for nobody.
+        enough = lambda: stopped() or not (writes or any(targets)) and reader_is_gone()  # noqa: E731
+        pictures = classify(look(names, detector, manner, enough, fail), classifier, wait=not cameras)
+        for shot, faces in follow(pictures, manner.smooth, manner.min_confidence, ended):
+            last = shot.source
             display.show(shot, faces)
-            for face, write in itertools.product(faces, writers):
+            for face in faces:
                 write(face)
     display.sum_up(len(problems))
-    written = [str(path) for path in (json_file, csv_file) if path] + ([f'{annotated}/'] if targets else [])
+    written = [f'{path}/' if path in (outputs.annotated, outputs.timeline) else str(path) for path in outputs if path]
     if written:
         print(f'→ {", ".join(written)}')
     return 130 if stopped() and last not in cameras else 2 if problems else 0
+
+
+def look(
+    names: Iterable[str], detector: Detector | None, manner: Manner, stopped: Callable[[], bool], fail: Callable[[InputError], None]
+) -> Iterator[Shot]:
+    """The pictures of all files and cameras until it is `stopped`; `fail` is told which cannot be read."""
+    for name in names:
+        try:
+            for shot in shots(name, detector, manner.every, manner.detect_every, manner.megapixels):
+                yield shot
+                if stopped():
+                    return
+        except InputError as error:
+            fail(error)
 
 
 def tell(error: InputError, problems: list[str]) -> None:
@@ -111,7 +152,7 @@ def find(sources: Sequence[str], problems: list[str]) -> dict[str, str]:
     return names
 
 
-def annotated_files(names: Mapping[str, str], folder: pathlib.Path) -> dict[str, pathlib.Path]:
+def drawn_files(option: str, folder: pathlib.Path, names: Mapping[str, str]) -> dict[str, pathlib.Path]:
     """File or camera → what it is written to, drawn upon: JPEG files as JPEG, other pictures as PNG, films as MP4.
 
     InputError where that would replace a source, or a folder cannot be made.
@@ -121,59 +162,21 @@ def annotated_files(names: Mapping[str, str], folder: pathlib.Path) -> dict[str,
         path = folder / (f'camera{name}' if is_camera(file) else name)
         ending = '.mp4' if is_camera(file) or is_video_name(name) else path.suffix if path.suffix.lower() in ('.jpg', '.jpeg') else '.png'
         wanted.append(path if path.suffix == ending else path.with_name(path.name + ending))
+    return apart(option, folder, names, wanted)
+
+
+def timeline_files(folder: pathlib.Path, names: Mapping[str, str]) -> dict[str, pathlib.Path]:
+    """Video or camera → the picture of its probabilities over time; InputError as of `drawn_files`."""
+    moving = {file: f'camera{name}' if is_camera(file) else name for file, name in names.items() if is_camera(file) or is_video_name(name)}
+    return apart('--timeline', folder, moving, [folder / f'{name}.png' for name in moving.values()])
+
+
+def apart(option: str, folder: pathlib.Path, names: Mapping[str, str], wanted: Sequence[pathlib.Path]) -> dict[str, pathlib.Path]:
+    """Each of `names` with its own of the `wanted` files below the folder, which is made."""
     targets = distinct(wanted)
     inputs = {os.path.realpath(file) for file in names}
     for target in targets:
         if os.path.realpath(target) in inputs:
-            raise InputError(f'--annotated {folder}: that would replace {printable(str(target))}; choose another folder')
-    make_folders('--annotated', folder, targets)
+            raise InputError(f'{option} {folder}: that would replace {printable(str(target))}; choose another folder')
+    make_folders(option, folder, targets)
     return dict(zip(names, targets, strict=True))
-
-
-@contextlib.contextmanager
-def open_records(
-    json_file: pathlib.Path | None, csv_file: pathlib.Path | None, classifier: Classifier, problems: list[str]
-) -> Iterator[list[Record]]:
-    """Functions that add a face to a file each; the files are there, whole, when the block ends without an error.
-
-    JSON is {checkpoint, sha256, views, classes, faces: […], problems: […]}, CSV a row for each face; both are written face by face.
-    InputError where they cannot be.
-    """
-    with contextlib.ExitStack() as stack:
-        writers: list[Record] = []
-        for option, path, make in (('--json', json_file, json_writer), ('--csv', csv_file, csv_writer)):
-            try:
-                if path:
-                    file = codecs.getwriter('utf-8')(stack.enter_context(open_atomic(path)))
-                    writers.append(stack.enter_context(make(file, classifier, problems)))
-            except OSError as error:
-                raise InputError(f'{option} {path}: {error.strerror}') from None
-        yield writers
-
-
-@contextlib.contextmanager
-def json_writer(file: codecs.StreamWriter, classifier: Classifier, problems: list[str]) -> Iterator[Record]:
-    """Writes the faces as JSON, one at a time."""
-    about = {'checkpoint': classifier.name, 'sha256': classifier.sha256, 'views': classifier.views, 'classes': classifier.class_names}
-    file.write(json.dumps(about)[:-1] + ', "faces": [')
-    separators = iter(['\n'])
-
-    def write(face: Face) -> None:
-        probabilities = {name: round(probability, DIGITS) for name, probability in face.probabilities.items()}
-        record = {'source': face.source, 'frame': face.frame, 'box': face.box._asdict(), 'label': face.label}
-        file.write(next(separators, ',\n') + json.dumps(record | {'probabilities': probabilities}))
-
-    yield write
-    file.write(f'\n], "problems": {json.dumps(problems)}}}\n')
-
-
-@contextlib.contextmanager
-def csv_writer(file: codecs.StreamWriter, classifier: Classifier, problems: list[str]) -> Iterator[Record]:
-    """Writes the faces as CSV, a row each."""
-    line = csv.writer(file, lineterminator='\n').writerow
-    line(['source', 'frame', 'left', 'top', 'width', 'height', 'label', *classifier.class_names])
-
-    def write(face: Face) -> None:
-        line([printable(face.source), face.frame, *face.box, face.label, *(f'{p:.{DIGITS}f}' for p in face.probabilities.values())])
-
-    yield write

@@ -16,14 +16,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jaxtyping import UInt8
 
 from fer_jax.core.errors import InputError
 from fer_jax.data.views import centre_crops
-from fer_jax.evaluation.pictures import attention
+from fer_jax.evaluation.pictures import outermost
 from fer_jax.inference.classifier import Classifier, load
 from fer_jax.inference.explain import largest
 from fer_jax.inference.faces import Detector
@@ -154,8 +153,13 @@ def answer(models: Sequence[Classifier], detector: Detector | None, content: byt
     begin = time.monotonic()
     shot = look(content, detector)
     faces = [
-        {'box': box, 'crop': centre_crops(face[None])[0].tolist(), 'results': [result(model, face) for model in models]}
-        for box, face in largest(shot.cuts)
+        {
+            'box': each.box,
+            'score': each.score,
+            'crop': centre_crops(each.pixels[None])[0].tolist(),
+            'results': [result(model, each.pixels) for model in models],
+        }
+        for each in largest(shot.cuts)
     ]
     taken = round(1000 * (time.monotonic() - begin))
     height, width = shot.photo.shape[:2]
@@ -164,9 +168,9 @@ def answer(models: Sequence[Classifier], detector: Detector | None, content: byt
 
 def result(model: Classifier, face: UInt8[np.ndarray, '48 48']) -> dict[str, Any]:
     """One model's probabilities of a face by class, and its maps, as JSON has them; attention is None where it has none."""
-    logits, cams = jax.device_get(grad_cam(model.network, model.variables, centre_crops(face[None])))
-    maps, _ = attention(model.network, model.variables, face[None])
-    probabilities = np.asarray(nn.softmax(logits[0])).tolist()
+    _, cams, sown = jax.device_get(grad_cam(model.network, model.variables, centre_crops(face[None])))
+    maps, _ = outermost(sown)
+    (probabilities,) = model.probabilities(face[None]).tolist()
     return {
         'checkpoint': model.name,
         'probabilities': list(zip(model.class_names, probabilities, strict=True)),

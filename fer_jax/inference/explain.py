@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -13,20 +12,20 @@ from jaxtyping import Float, UInt8
 from fer_jax.core.config import check_config, load_config, set_field
 from fer_jax.core.errors import InputError
 from fer_jax.core.files import write_atomic
-from fer_jax.data.load import load
+from fer_jax.core.terminal import now_and_then
 from fer_jax.data.schema import Dataset
-from fer_jax.data.views import centre_crops
+from fer_jax.data.views import MARGIN, centre_crops
 from fer_jax.evaluation.figures import gates_png, in_few_colours, shortened, to_png
-from fer_jax.evaluation.pictures import attention
+from fer_jax.evaluation.pictures import outermost
 from fer_jax.inference.classifier import Classifier, make_classifier
 from fer_jax.inference.faces import Cut, Detector
 from fer_jax.inference.saliency import grad_cam, occlusion
 from fer_jax.inference.sources import distinct, expand, is_camera, is_video_name, make_folders, shots
 from fer_jax.runs.weights import read_weights
-from fer_jax.training.score import canonical_split
 
-FINE, COARSE = 2, 4  # pixels from one place of the hiding square to the next: in a face of a photograph, and for means of many faces
+STRIDE = 4  # pixels from one place of the hiding square to the next, half of its side
 SAMPLE = 48  # faces of a class that its means are of
+PART = 8  # of them that are explained at once: a few seconds
 SHOWN = 6  # of them in the picture of one class
 MOST_FACES = 24  # of a photograph that are shown
 
@@ -57,15 +56,23 @@ def joined(parts: Sequence[Explanation]) -> Explanation:
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
-def explain(model: Classifier, faces: UInt8[np.ndarray, 'n 48 48'], label: int | None, stride: int) -> Explanation:
-    """What `model` looks at in the faces. Grad-CAM and occlusion ask about `label`, by default about the class predicted for each;
-    the hiding square moves by `stride` pixels."""
-    crops = centre_crops(faces)
-    labels = None if label is None else np.full(len(faces), label)
-    logits, cams = jax.device_get(grad_cam(model.network, model.variables, crops, labels))
-    hidden = occlusion(model.network, model.variables, crops, logits.argmax(-1) if labels is None else labels, stride)
-    maps, gates = attention(model.network, model.variables, faces)
-    return Explanation(crops, np.asarray(nn.softmax(logits)), maps, gates, cams, hidden)
+def explain(model: Classifier, faces: UInt8[np.ndarray, 'n 48 48'], label: int | None) -> Explanation:
+    """What `model` looks at in the faces. Grad-CAM and occlusion ask about `label`, by default about the class predicted for each."""
+    crops, probabilities = centre_crops(faces), model.probabilities(faces)
+    labels = probabilities.argmax(-1) if label is None else np.full(len(faces), label)
+    # Face by face, so that one program is compiled whatever the number of faces.
+    seen = [
+        jax.device_get(grad_cam(model.network, model.variables, each[None], asked[None])) for each, asked in zip(crops, labels, strict=True)
+    ]
+    _, cams, sown = jax.tree.map(lambda *parts: np.concatenate(parts), *seen)
+    hidden = occlusion(lambda views: model.probabilities(framed(views)), crops, labels, STRIDE)
+    maps, gates = outermost(sown)
+    return Explanation(crops, probabilities, maps, gates, cams, hidden)
+
+
+def framed(crops: UInt8[np.ndarray, 'n side side']) -> UInt8[np.ndarray, 'n 48 48']:
+    """Faces of which these are the centre crops."""
+    return np.pad(crops, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)))
 
 
 def explain_photographs(
@@ -103,7 +110,7 @@ def explain_photographs(
         if not shot.cuts:
             print(f'{path}: no face found; --no-detect takes the whole of it as one')
             continue
-        found = joined([explain(model, face[None], asked, FINE) for _, face in largest(shot.cuts)])
+        found = explain(model, np.stack([each.pixels for each in largest(shot.cuts)]), asked)
         captions = [caption(model, probabilities) for probabilities in found.probabilities]
         about = 'what it is taken for' if label is None else f'“{label}”'
         title = f'{pathlib.PurePath(path).name}, by {model.name}; Grad-CAM and occlusion ask about {about}'
@@ -124,6 +131,9 @@ def explain_data(source: str, reference: str | None, overrides: dict[str, str], 
     Raises:
       InputError: weights, data or a split that are not there, data of other classes, or as of `explain_classes`.
     """
+    from fer_jax.data.load import load  # late, as the next: they bring what prepares and trains, which no photograph should wait for
+    from fer_jax.training.score import canonical_split
+
     weights = read_weights(source)
     config = load_config(reference, overrides) if reference else weights.config
     for field, text in {} if reference else overrides.items():
@@ -151,7 +161,13 @@ def explain_classes(model: Classifier, dataset: Dataset, split: str, label: str 
         raise InputError(f'{title} has no face that is {label}')
     make_folders('--out', out)
     samples = [evenly(np.flatnonzero(faces.labels == each), SAMPLE) for each in asked]
-    found = [explain(model, faces.images[places], each, COARSE) for each, places in zip(asked, samples, strict=True)]
+    found, tell = [], now_and_then()
+    for each, places in zip(asked, samples, strict=True):
+        parts = []
+        for start in range(0, SAMPLE, PART):
+            tell(f'{model.class_names[each]}: {start} of {SAMPLE} faces')
+            parts.append(explain(model, faces.images[places[start : start + PART]], each))
+        found.append(joined(parts))
     means = [part.mean() for part in found]
     if label is None:
         captions = [f'{shortened(model.class_names[each])}\nmean of {SAMPLE}' for each in asked]

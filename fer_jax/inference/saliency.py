@@ -18,26 +18,14 @@ from fer_jax.data.views import normalise
 
 SMALLEST_MAP = 5  # places on a side of the map that Grad-CAM takes: the last maps, of 2×2, tell no places apart
 SQUARE = 8  # pixels on a side of the grey square, about an eye or half a mouth
-BATCH = 256  # crops in one call of occlusion
-
-
-def map_layers(network: nn.Module, variables: Any, side: int) -> dict[str, tuple[int, int, int]]:
-    """The network's direct submodules whose output is maps, in the order they run: name → (height, width, channels)."""
-    found: dict[str, tuple[int, int, int]] = {}
-
-    def note(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        y = call(*args, **kwargs)
-        if len(context.module.path) == 1 and context.method_name == '__call__' and y.ndim == 4:
-            found[context.module.path[0]] = y.shape[1:]
-        return y
-
-    with nn.intercept_methods(note):
-        jax.eval_shape(lambda v, x: network.apply(v, x, train=False), variables, jnp.zeros((1, side, side, 1)))
-    return found
 
 
 def last_layer_with_places(found: dict[str, tuple[int, int, int]]) -> str:
-    """The last of `map_layers` with at least SMALLEST_MAP places on a side, or, where none has, the last of the largest."""
+    """The last layer with at least SMALLEST_MAP places on a side or, where none has, the last of the largest.
+
+    Args:
+      found: of the layers whose output is maps, in the order they run, name → (height, width, channels).
+    """
     smallest = min(SMALLEST_MAP, max(min(shape[:2]) for shape in found.values()))
     return [name for name, shape in found.items() if min(shape[:2]) >= smallest][-1]
 
@@ -45,47 +33,63 @@ def last_layer_with_places(found: dict[str, tuple[int, int, int]]) -> str:
 @functools.partial(jax.jit, static_argnums=0)
 def grad_cam(
     network: nn.Module, variables: Any, crops: UInt8[Array, 'n side side'], labels: Int[Array, ' n'] | None = None
-) -> tuple[Float[Array, 'n classes'], Float[Array, 'n rows columns']]:
-    """Logits of the crops, and Grad-CAM of each for its class in `labels`, by default the predicted one.
+) -> tuple[Float[Array, 'n classes'], Float[Array, 'n rows columns'], dict[str, Any]]:
+    """Logits of the crops, Grad-CAM of each for its class in `labels`, by default the predicted one, and what the network sows.
 
     The map is max(0, Σ_k α_k A_k) (Selvaraju et al., 2017, equations 1 and 2): A are the output maps of `last_layer_with_places`,
     α_k the mean over the places of the gradient of the class's logit by A_k. Its numbers compare within a map, not between maps.
     """
-    found = map_layers(network, variables, crops.shape[1])
-    layer = last_layer_with_places(found)
+    outputs: list[tuple[str, Any]] = []  # of the network's direct submodules, in the order they run
 
-    def shifted(shift: Array) -> tuple[Array, Array]:
-        """The logits with `shift` added to the layer's output, by which their gradient is the one by that output; and the output."""
-        outputs = []
+    def keep(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        y = call(*args, **kwargs)
+        if is_layer(context):
+            outputs.append((context.module.path[0], y))
+        return y
 
-        def add(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-            y = call(*args, **kwargs)
-            if context.module.path != (layer,) or context.method_name != '__call__':
-                return y
-            outputs.append(y)
-            return y + shift.astype(y.dtype)
+    with nn.intercept_methods(keep):
+        logits, sown = network.apply(variables, normalise(crops), train=False, mutable=['intermediates'])
+    layer = last_layer_with_places({name: y.shape[1:] for name, y in outputs if y.ndim == 4})
+    last = [name for name, _ in outputs].index(layer)
+    maps = outputs[last][1]
 
-        with nn.intercept_methods(add):
-            logits = network.apply(variables, normalise(crops), train=False)
-        (maps,) = outputs
-        return logits, maps.astype(jnp.float32)
+    def from_there(maps: Array) -> Array:
+        """The logits by the layer's output; what runs before it has run, and is not traced again."""
+        known = iter([*(y for _, y in outputs[:last]), maps])
 
-    logits, gradient_of, maps = jax.vjp(shifted, jnp.zeros((len(crops), *found[layer])), has_aux=True)
+        def replay(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+            y = next(known, None) if is_layer(context) else None
+            return call(*args, **kwargs) if y is None else y
+
+        with nn.intercept_methods(replay):
+            return network.apply(variables, normalise(crops), train=False)
+
+    _, gradient_of = jax.vjp(from_there, maps)
     labels = logits.argmax(-1) if labels is None else labels
     (gradient,) = gradient_of(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype))
-    return logits, nn.relu((gradient.mean((1, 2), keepdims=True) * maps).sum(-1))
+    gradient, maps = gradient.astype(jnp.float32), maps.astype(jnp.float32)
+    return logits, nn.relu((gradient.mean((1, 2), keepdims=True) * maps).sum(-1)), sown.get('intermediates', {})
+
+
+def is_layer(context: nn.module.InterceptorContext) -> bool:
+    """Whether it is the call of a direct submodule of the network."""
+    return len(context.module.path) == 1 and context.method_name == '__call__'
 
 
 def occlusion(
-    network: nn.Module, variables: Any, crops: UInt8[np.ndarray, 'n side side'], labels: Int[np.ndarray, ' n'], stride: int
+    probabilities: Callable[[UInt8[np.ndarray, 'views side side']], Float32[np.ndarray, 'views classes']],
+    crops: UInt8[np.ndarray, 'n side side'],
+    labels: Int[np.ndarray, ' n'],
+    stride: int,
 ) -> Float32[np.ndarray, 'n rows columns']:
     """By how much a grey square of SQUARE pixels lowers the probability of each crop's class in `labels` (Zeiler & Fergus, 2014,
     section 4.2).
 
     At place (i, j) the square's centre is that of the (i, j)th `stride` × `stride` pixels; beyond the border it is cut off. Grey is
-    the crop's mean. Values are in -1..1: where one is below zero, what the square hides spoke against the class.
+    the crop's mean, rounded. Values are in -1..1: where one is below zero, what the square hides spoke against the class.
 
     Args:
+      probabilities: what a network says of crops, however many.
       stride: a divisor of the side.
     """
     side = crops.shape[1]
@@ -93,17 +97,9 @@ def occlusion(
     hides = np.abs(np.arange(side) + 0.5 - centres[:, None]) < SQUARE / 2
     squares = (hides[:, None, :, None] & hides[:, None, :]).reshape(-1, side, side)
     squares = np.concatenate([np.zeros((1, side, side), bool), squares])  # the first hides nothing
-    grey = crops.mean((1, 2), np.float32, keepdims=True)
-    views = np.where(squares, grey[:, None], crops[:, None]).reshape(-1, side, side)
-    asked = np.repeat(labels, len(squares))
-    batches = np.arange(len(views) + -len(views) % BATCH).reshape(-1, BATCH) % len(views)  # filled up, so that one size is compiled
-    found = [jax.device_get(_probability(network, variables, views[batch], asked[batch])) for batch in batches]
-    chances = np.concatenate(found)[: len(views)].reshape(len(crops), -1)
-    return (chances[:, :1] - chances[:, 1:]).reshape(len(crops), len(centres), len(centres))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _probability(network: nn.Module, variables: Any, views: Float[Array, 'n side side'], labels: Int[Array, ' n']) -> Float32[Array, ' n']:
-    """That of each view's label."""
-    probabilities = nn.softmax(network.apply(variables, normalise(views), train=False))
-    return jnp.take_along_axis(probabilities, labels[:, None], 1)[:, 0]
+    grey = crops.mean((1, 2)).round().astype(np.uint8)
+    found = []
+    for crop, tone, label in zip(crops, grey, labels, strict=True):
+        chances = probabilities(np.where(squares, tone, crop))[:, label]
+        found.append((chances[0] - chances[1:]).reshape(len(centres), len(centres)))
+    return np.stack(found)

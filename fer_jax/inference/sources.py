@@ -3,22 +3,26 @@
 import itertools
 import os
 import pathlib
+import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from fer_jax.core.errors import InputError, printable
+from fer_jax.core.fields import DETECT_EVERY
 from fer_jax.core.files import read_bytes
 from fer_jax.data.archive import listing
 from fer_jax.data.folders import pictures_in
 from fer_jax.data.images import FORMATS, MAX_FILE, MEGAPIXELS, decode_face
 from fer_jax.inference.faces import Cut, Detector, Photo, opencv, read_photo, whole
+from fer_jax.inference.motion import Watcher
 
 VIDEO_ENDINGS = ('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.ts', '.mts', '.wmv', '.flv', '.ogv', '.3gp')
 # FFmpeg's names of those forms: it also knows play lists, which would make it open other files and addresses.
 DEMUXERS = 'mov,avi,matroska,mpeg,mpegts,asf,flv,ogg'
 MISSING = 0.02  # of a video's frames: so many less than it says are no fault, for some forms only estimate their number
+USUAL_RATE = 25.0  # frames a second, where nothing says it
 PATIENCE = 100  # frames in a row that cannot be decoded; then the rest is given up
 
 
@@ -37,6 +41,7 @@ class Shot(NamedTuple):
     photo: Photo
     cuts: list[Cut]
     footage: Footage = Footage(0, 0.0)  # of a video or camera
+    time: float | None = None  # of a video or camera, in seconds from its begin
     scale: float = 1.0  # how many times as long the picture's sides are in its file: more than 1 where it was too large to be read whole
 
 
@@ -91,17 +96,21 @@ def make_folders(option: str, top: pathlib.Path, files: Iterable[pathlib.Path] =
         raise InputError(f'{option} {top}: {error.strerror}') from None
 
 
-def shots(source: str, detect: Detector | None, megapixels: int = MEGAPIXELS) -> Iterator[Shot]:
+def shots(
+    source: str, detect: Detector | None, every: int = 1, detect_every: float = DETECT_EVERY, megapixels: int = MEGAPIXELS
+) -> Iterator[Shot]:
     """The pictures of one file or camera, with their faces; without a detector each is one face.
 
     Args:
+      every: of the frames of a video or camera the first is given, and from there on one in so many.
+      detect_every: seconds, as of motion.Watcher.
       megapixels: of a picture, as of images.decode.
 
     Raises:
       InputError: it cannot be read, or ends before its end; what was read until then has been given.
     """
     if is_camera(source) or is_video_name(source):
-        yield from frames(source, detect)
+        yield from frames(source, detect, every, detect_every)
         return
     content = read_bytes(source, MAX_FILE)
     try:
@@ -121,8 +130,8 @@ def look(content: bytes, detect: Detector | None, source: str = '', megapixels: 
     return Shot(source, None, photo, cuts, scale=scale)
 
 
-def frames(source: str, detect: Detector | None) -> Iterator[Shot]:
-    """The frames of a video or camera, one in memory at a time."""
+def frames(source: str, detect: Detector | None, every: int, detect_every: float) -> Iterator[Shot]:
+    """One in `every` frames of a video or camera, one in memory at a time."""
     camera = is_camera(source)
     name = f'camera {source}' if camera else printable(source)
     os.environ.setdefault('OPENCV_FFMPEG_CAPTURE_OPTIONS', f'format_whitelist;{DEMUXERS}')
@@ -136,15 +145,20 @@ def frames(source: str, detect: Detector | None) -> Iterator[Shot]:
         promised = 0 if camera else int(min(promised, 1e9))
         footage = Footage(promised, rate)
         read = number = failed = inside = 0
+        begin, now = time.monotonic(), 0.0
+        find = Watcher(detect, detect_every) if detect else lambda photo, time: [whole(photo)]
         # A frame that cannot be decoded takes one failed call, and the next may be good again.
         while failed < (PATIENCE if number < promised else 1):
-            frame = capture.read()[1]
+            wanted = number % every == 0
+            frame = capture.read()[1] if wanted else capture.grab() or None  # what is only grabbed is not turned into pixels
             if frame is None:
                 failed += 1
             else:
                 inside, failed, read = inside + failed, 0, read + 1
-                photo = np.ascontiguousarray(frame[..., ::-1])
-                yield Shot(source, number, photo, detect(photo) if detect else [whole(photo)], footage)
+            if frame is not None and wanted:
+                photo = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                now = time.monotonic() - begin if camera else max(now, seconds(capture.get(cv2.CAP_PROP_POS_MSEC), number, rate))
+                yield Shot(source, number, photo, find(photo, now), footage, now)
             number += 1
         if camera:
             raise InputError(f'{name}: gives no more pictures')
@@ -154,3 +168,8 @@ def frames(source: str, detect: Detector | None) -> Iterator[Shot]:
             raise InputError(f'{name}: {max(promised - read, inside)} of {promised} frames could not be read: cut short or damaged')
     finally:
         capture.release()
+
+
+def seconds(milliseconds: float, number: int, rate: float) -> float:
+    """When a video's frame is shown: as the video says or, where it does not, by the frame's number, at USUAL_RATE if need be."""
+    return milliseconds / 1000 if 0 < milliseconds < np.inf else number / (rate or USUAL_RATE)

@@ -6,8 +6,8 @@ import numpy as np
 
 from fer_jax.core.config import differences
 from fer_jax.core.fields import MOVABLE, default_config
-from fer_jax.core.statistics import calibration
-from fer_jax.evaluation.figures import curves_png, mean_confusion_png, reliability_png, row_shares
+from fer_jax.core.statistics import calibration, coverage, coverage_summary
+from fer_jax.evaluation.figures import coverage_png, curves_png, mean_confusion_png, reliability_png, row_shares
 from fer_jax.report.pages import Beside, Block, Cell, Fold, Picture, Table, Text
 from fer_jax.report.tables import Row
 from fer_jax.runs.records import read_metrics
@@ -88,9 +88,19 @@ def details(rows: Sequence[Row], head: Row, is_open: bool) -> Fold:
         error = head.average('calibration_error')
         alt = 'Calibration: bars under the dotted line are too sure' + ('' if error is None else f'; expected error {percent(error, 1)} %')
         pictures.append(Picture(reliability_png(*calibration(confidence, correct)), alt))
+        pictures.append(Picture(coverage_png(coverage(confidence, correct)), coverage_line(coverage_summary(confidence, correct))))
     blocks += [Beside(pictures), class_table(head)]
     blocks += [*pictures_of(rows, head), runs_table(head)]
     return Fold(f'{group.title}: {percent(head.mean)} % on {head.title} by {views_text(head)} ({spread(head)})', blocks, is_open)
+
+
+def coverage_line(parts: Sequence[dict[str, float]]) -> str:
+    """How right it is where it is sure, and what `--min-confidence` says so."""
+    told = (
+        f'{percent(part["accuracy"], 1)} % of the {percent(part["covered"], 0)} % (--min-confidence {part["min_confidence"]:.2f})'
+        for part in parts[:-1]
+    )
+    return f'How right it is on the images it is surest of: {", ".join(told)}'
 
 
 def class_table(row: Row) -> Table:

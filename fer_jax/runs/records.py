@@ -15,7 +15,7 @@ from fer_jax.core.config import from_record, values
 from fer_jax.core.errors import InputError
 from fer_jax.core.fields import MOVABLE
 from fer_jax.core.files import NUMBER, check_fields, read_json, read_text
-from fer_jax.core.statistics import calibration_error
+from fer_jax.core.statistics import calibration_error, coverage_summary
 from fer_jax.data.predictions import Predictions, read_predictions
 from fer_jax.data.schema import SPLITS
 from fer_jax.evaluation.scores import summarise_confusion
@@ -291,6 +291,7 @@ def pool(evaluations: Sequence[Evaluation]) -> Evaluation:
     figures['subsets'] = pool_subsets([summary.get('subsets', {}) for summary in summaries])
     figures['nll'] = sum(summary['nll'] * summary['count'] for summary in summaries) / figures['count']
     figures['calibration_error'] = calibration_error(predictions.confidence, predictions.correct) if predictions else None
+    figures['coverage'] = coverage_summary(predictions.confidence, predictions.correct) if predictions else []
     return Evaluation(summaries[0] | figures, predictions, evaluations[0].folder)
 
 

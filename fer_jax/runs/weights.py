@@ -19,8 +19,6 @@ from fer_jax.core.errors import InputError
 from fer_jax.core.files import check_fields, read_bytes, write_atomic
 from fer_jax.evaluation.calibration import calibration, divided, fit_temperature
 from fer_jax.model.baselines import make_any
-from fer_jax.model.summary import variable_shapes
-from fer_jax.runs.checkpoint import read_best
 from fer_jax.runs.records import SCORINGS, read_run
 
 FORMAT = 1  # of the metadata
@@ -84,6 +82,8 @@ def read_weights(source: str) -> Weights:
     path = find_weights(source)
     if path.is_file():
         return load_weights(path)
+    from fer_jax.runs.checkpoint import read_best  # late, for Orbax and Optax take a second that a weights file needs nothing of
+
     step, tree, record = read_best(path / 'checkpoints')
     config = from_record(record['config'], f'{path}: its checkpoint')
     metadata = {'step': step, 'seed': config.seed, 'content_sha256': record['content_sha256']}
@@ -141,7 +141,8 @@ def load_weights(path: pathlib.Path) -> Weights:
     if not class_names or not all(isinstance(name, str) for name in class_names):
         raise InputError(f'{path}: damaged: class_names of its metadata is no list of names')
     config = from_record(metadata['config'], str(path))
-    _check_arrays(path, arrays, shapes(config.network, len(class_names)))
+    if path.parent != FOLDER:  # of the package's own a test says that they fit, and the shapes take a second
+        _check_arrays(path, arrays, shapes(config.network, len(class_names)))
     variables = {name: np.frombuffer(array['data'], '<f4').reshape(array['shape']) for name, array in arrays.items()}
     broken = [name for name, value in variables.items() if not np.isfinite(value).all()]
     if broken:
@@ -164,6 +165,8 @@ def _check_arrays(path: pathlib.Path, arrays: dict[str, Any], expected: dict[str
 
 def shapes(network: ConfigDict, classes: int) -> dict[str, tuple[int, ...]]:
     """Path → shape of every variable of the network that a checked `config.network` names; nothing is computed."""
+    from fer_jax.model.summary import variable_shapes  # late, for clu comes with it
+
     tree = variable_shapes(make_any(network, classes))
     return {path: leaf.shape for path, leaf in _flatten(tree).items() if path.startswith(('params/', 'batch_stats/'))}
 

@@ -71,7 +71,7 @@ def score(
     pictures = write_pictures(folder, run.network, jax.device_get(variables), evaluation, faces, dataset.class_names, views)
     write_evaluation(folder, evaluation, faces, record, heading)
     print(table(evaluation.summary, heading))
-    print(f'→ {folder}/ ({", ".join(["result.json", "predictions.csv", "confusion_matrix.png", *pictures])})\n')
+    print(f'→ {folder}/ ({", ".join(["result.json", "predictions.csv", "confusion_matrix.png", "coverage.png", *pictures])})\n')
     return evaluation.summary
 
 

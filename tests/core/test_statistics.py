@@ -9,6 +9,8 @@ import scipy.stats
 from fer_jax.core.statistics import (
     calibration,
     calibration_error,
+    coverage,
+    coverage_summary,
     holm,
     paired_differences,
     sign_flip_p,
@@ -106,3 +108,15 @@ def test_calibration_bins_by_hand() -> None:
     confidence, correct = np.array([0.88, 0.92, 0.62, 0.70, 0.70]), np.array([True, False, True, True, False])
     assert calibration_error(confidence, correct) == pytest.approx((0.80 + 0.38 + 0.40) / 5)
     assert calibration_error(np.ones(2), np.ones(2, bool)) == 0, 'certainty falls into the last bin'
+
+
+def test_accuracy_over_coverage_by_hand() -> None:
+    """Five images; the two of 0.7 come together, as nothing says which is surer."""
+    confidence, correct = np.array([0.7, 0.9, 0.7, 0.4, 0.8]), np.array([True, True, False, False, True])
+    curve = coverage(confidence, correct)
+    assert curve.min_confidence.tolist() == [0.9, 0.8, 0.7, 0.4]
+    assert curve.covered.tolist() == pytest.approx([0.2, 0.4, 0.8, 1.0])
+    assert curve.accuracy.tolist() == pytest.approx([1, 1, 3 / 4, 3 / 5])
+    told = [(part['covered'], part['accuracy'], part['min_confidence']) for part in coverage_summary(confidence, correct)]
+    assert told == [pytest.approx(each) for each in [(0.8, 0.75, 0.7)] * 3 + [(1.0, 0.6, 0.4)] * 2]
+    assert len(coverage_summary(np.ones(1), np.ones(1, bool))) == 5

@@ -88,7 +88,7 @@ def test_written_files_agree(tmp_path):
     evaluation = make_evaluator(linear, mesh, 'centre', NAMES, 4)(linear_variables(mesh), faces)
     folder = tmp_path / 'test' / 'centre'
     write_evaluation(folder, evaluation, faces, {'seed': 3, 'protocol': {'views': 'centre'}}, 'ToyFaces test')
-    assert sorted(path.name for path in folder.iterdir()) == ['confusion_matrix.png', 'predictions.csv', 'result.json']
+    assert sorted(path.name for path in folder.iterdir()) == ['confusion_matrix.png', 'coverage.png', 'predictions.csv', 'result.json']
     result = json.loads((folder / 'result.json').read_text())
     assert result == evaluation.summary | {'seed': 3, 'protocol': {'views': 'centre'}}
     rows = list(csv.DictReader((folder / 'predictions.csv').read_text().splitlines()))

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fer_jax.core.statistics import Coverage
 from fer_jax.evaluation.figures import (
     Dots,
     accuracies_png,
     attention_png,
     confusion_matrix_png,
+    coverage_png,
     curves_png,
     faces_png,
     gates_png,
@@ -123,6 +125,12 @@ def test_reliability_has_a_bar_where_there_are_images():
     assert [(bar.get_x(), bar.get_width(), bar.get_height()) for bar in upper.patches] == [(0.25, 0.25, 0.5), (0.75, 0.25, 0.75)]
     assert [bar.get_height() for bar in lower.patches] == [0, 2, 0, 6]
     assert points(upper) == [([0.4, 0.9], [0.4, 0.9]), ([0, 1], [0, 1])]
+
+
+def test_coverage_is_drawn_in_per_cent():
+    curve = Coverage(np.array([0.25, 1.0]), np.array([1.0, 0.75]), np.array([0.9, 0.5]))
+    (axes,) = drawn(coverage_png, curve, 'PrivateTest').axes
+    assert points(axes) == [([25, 100], [100, 75]), ([25, 100], [90, 50])]
 
 
 def test_faces_stand_row_by_row_under_their_captions():

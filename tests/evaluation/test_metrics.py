@@ -117,12 +117,14 @@ def test_a_summary_is_plain_json():
 
 
 def test_table_fits_a_terminal():
-    summary = summarise(state_of(CONFUSION), ('angry', 'x' * 200, 'sad')) | {'calibration_error': 0.1}
+    half = {'covered': 0.51, 'accuracy': 0.885, 'min_confidence': 0.716}
+    summary = summarise(state_of(CONFUSION), ('angry', 'x' * 200, 'sad')) | {'calibration_error': 0.1, 'coverage': [half, half]}
     text = table(summary, 'ToyFaces test, centre crop')
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0] == 'ToyFaces test, centre crop'
     assert lines[1] == 'accuracy 70.00 %  (95 % interval 39.68 to 89.22), 7 of 10 right'
+    assert lines[-2] == '88.5 % right on the surest 51.0 % (of probability 0.72 and more)'
     rows = {line.split()[0]: line.split()[1:] for line in lines if line}
     assert rows['angry'] == ['75.0', '75.0', '75.0', '4']
     assert rows['sad'] == ['66.7', '100.0', '80.0', '2']

@@ -28,8 +28,9 @@ from tests.tiny_weights import FER, write_weights  # noqa: E402
 
 
 def every_hundred(photo: Photo) -> list[Cut]:
-    """For a detector: a face around every hundredth column, each one pixel wider than the one before."""
-    return [cut(photo, 100.0 * i + 50, 50.0, 20.0 + i) for i in range(photo.shape[1] // 100)]
+    """For a detector: a face around every hundredth column, each one pixel wider and a tenth surer than the one before."""
+    places = range(photo.shape[1] // 100)
+    return [cut(photo, 100.0 * i + 50, 50.0, 20.0 + i)._replace(score=min(1.0, 0.5 + i / 10)) for i in places]
 
 
 @pytest.fixture(scope='module')
@@ -91,6 +92,7 @@ def test_a_photograph_is_answered(port):
     assert status == 200
     told = json.loads(body)
     (face,) = told['faces']
+    assert face['score'] is None, 'nobody looked for it'
     np.testing.assert_array_equal(face['crop'], centre_crops(decode_face(image_file())[None])[0])
     first, second = face['results']
     assert (first['checkpoint'], second['checkpoint']) == ('first', 'second')
@@ -108,6 +110,7 @@ def test_the_largest_faces_are_answered_from_left_to_right(port):
     assert len(told['faces']) == 24 and told['left_out'] == 2
     assert told['faces'][0]['box'] == [239, 39, 22, 22], 'the two smallest stand on the left'
     assert [face['box'][2] for face in told['faces']] == list(range(22, 46))
+    assert [face['score'] for face in told['faces'][:4]] == pytest.approx([0.7, 0.8, 0.9, 1.0])
     assert json.loads(ask(port, 'POST', '/predict', image_file())[2])['faces'] == []
 
 
@@ -244,7 +247,7 @@ def test_a_photograph_is_chosen_and_its_result_is_seen(page, tmp_path):
     page.evaluate('document.getElementById("find").checked = false')
     page.choose('#file', tmp_path / 'face.png')
     page.wait('document.querySelectorAll(".result").length === 2')
-    assert page.evaluate('[...document.querySelectorAll(".result h3")].map(each => each.textContent)') == ['first', 'second']
+    assert page.evaluate('[...document.querySelectorAll(".result h4")].map(each => each.textContent)') == ['first', 'second']
     bars = page.evaluate(
         '[...document.querySelectorAll("[role=meter]")].map(each => [each.ariaLabel, +each.ariaValueNow, each.firstChild.offsetWidth])'
     )
@@ -264,11 +267,33 @@ def test_every_face_has_a_card(page, tmp_path):
     page.evaluate('document.getElementById("find").checked = true')
     page.choose('#file', tmp_path / 'faces.png')
     page.wait('document.querySelectorAll(".face").length === 3')
-    assert page.evaluate('[...document.querySelectorAll(".face h2")].map(each => each.textContent)') == ['Face 1', 'Face 2', 'Face 3']
+    assert page.evaluate('[...document.querySelectorAll(".face h3")].map(each => each.textContent)') == [
+        f'Face {i}, score 0.{i + 4}0' for i in (1, 2, 3)
+    ]
     page.choose('#file', tmp_path / 'none.png')
     page.wait('document.getElementById("status").textContent.startsWith("No face found")')
     page.evaluate('document.getElementById("find").click()')
     page.wait('document.querySelectorAll(".face").length === 1')
+
+
+@pytest.mark.slow
+def test_several_photographs_and_only_faces_of_some_score(page, tmp_path):
+    files = [tmp_path / name for name in ('three.png', 'bad.png', 'two.png')]
+    for file, content in zip(files, (image_file(300, 100), b'no picture', image_file(200, 100)), strict=True):
+        file.write_bytes(content)
+    page.evaluate('document.getElementById("find").checked = true')
+    page.choose('#file', *files)
+    page.wait('document.querySelectorAll(".shot").length === 3')
+    assert page.evaluate('[...document.querySelectorAll(".shot > h2")].map(each => each.textContent)') == [file.name for file in files]
+    assert page.evaluate('[...document.querySelectorAll(".shot")].map(each => each.querySelectorAll(".face").length)') == [3, 0, 2]
+    assert status_of(page).startswith('5 faces in 2 photographs, ') and 'bad.png: not an image' in status_of(page)
+    page.evaluate('(() => { const s = document.getElementById("score"); s.value = 0.55; s.dispatchEvent(new Event("input")); })()')
+    assert page.evaluate('[...document.querySelectorAll(".face h3")].map(each => each.textContent)') == [
+        f'Face {i}, score 0.{i + 4}0' for i in (2, 3, 2)
+    ]
+    assert status_of(page).startswith('3 faces in 2 photographs, 2 of less score hidden')
+    page.evaluate('(() => { const s = document.getElementById("score"); s.value = 0; s.dispatchEvent(new Event("input")); })()')
+    page.evaluate('document.getElementById("find").checked = false')
 
 
 @pytest.mark.slow
@@ -318,9 +343,9 @@ def test_the_webcam_is_watched_until_it_is_stopped(page):
     """Chromium's own moving test picture stands for the webcam."""
     page.evaluate('document.getElementById("find").checked = false')
     page.evaluate('document.getElementById("webcam").click()')
-    page.wait('document.querySelectorAll(".result").length === 2 && document.getElementById("stage").width === 640')
-    first = page.evaluate('document.getElementById("stage").toDataURL()')
-    page.wait(f'document.getElementById("stage").toDataURL() !== "{first}"')
+    page.wait('document.querySelectorAll(".result").length === 2 && document.querySelector(".stage").width === 640')
+    first = page.evaluate('document.querySelector(".stage").toDataURL()')
+    page.wait(f'document.querySelector(".stage").toDataURL() !== "{first}"')
     page.evaluate('window.watched = stream')
     page.evaluate('document.getElementById("webcam").click()')
     assert page.evaluate('window.watched.getTracks().every(track => track.readyState === "ended")')

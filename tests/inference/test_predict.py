@@ -2,6 +2,7 @@
 
 import collections
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -20,12 +21,15 @@ from fer_jax.__main__ import main
 from fer_jax.core.errors import InputError
 from fer_jax.core.fields import SHIPPED
 from fer_jax.core.mesh import make_mesh
+from fer_jax.data.images import Box
 from fer_jax.data.schema import Faces
 from fer_jax.evaluation.evaluate import make_evaluator
-from fer_jax.inference import annotate, classifier, command, display, faces, sources
-from fer_jax.inference.classifier import Classifier, Face, classify, load, predict
-from fer_jax.inference.faces import Box, Cut, whole
+from fer_jax.inference import annotate, classifier, command, display, faces, runtimes, sources
+from fer_jax.inference.classifier import Classifier, classify, load, predict
+from fer_jax.inference.face import UNSURE, Face
+from fer_jax.inference.faces import Cut, whole
 from fer_jax.inference.sources import Shot
+from fer_jax.inference.tracks import Track
 from fer_jax.model.baselines import make_any
 from fer_jax.runs.weights import load_weights, nested
 from tests.drawn import photo
@@ -46,7 +50,8 @@ def tiny(weights: pathlib.Path) -> Classifier:
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classifier, 'BATCHES', (4,))  # one program to compile
+    for module in (classifier, runtimes):
+        monkeypatch.setattr(module, 'BATCHES', (4,))  # one program to compile
 
 
 def drawn_faces(count: int) -> np.ndarray:
@@ -56,8 +61,9 @@ def drawn_faces(count: int) -> np.ndarray:
 # --- Probabilities
 
 
-def test_probabilities_are_the_networks(weights, tiny):
-    """Six faces in calls of 4 and 2, against the network applied to views cut by hand, softmax and mean in float64."""
+@pytest.mark.parametrize('runtime', ['onnxruntime', 'jax'])
+def test_probabilities_are_the_networks(weights, runtime, monkeypatch):
+    """Six faces in calls of 4 and 2, by each runtime, against the network applied to views cut by hand, softmax and mean in float64."""
     faces = drawn_faces(6)
     places = [(4, 4), (0, 0), (0, 8), (8, 0), (8, 8)]
     views = np.stack(
@@ -68,24 +74,38 @@ def test_probabilities_are_the_networks(weights, tiny):
     network = make_any(held.config.network, len(FER))
     logits = np.asarray(jax.jit(lambda v, x: network.apply(v, x, train=False))(nested(held.variables), inputs), np.float64)
     chances = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).reshape(10, 6, 7)
-    np.testing.assert_allclose(tiny.probabilities(faces), chances[0], atol=2e-6)
+    if runtime == 'jax':
+        monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    else:
+        pytest.importorskip('onnxruntime')
+        monkeypatch.setattr(runtimes, 'by_jax', None)
+    np.testing.assert_allclose(load(weights).probabilities(faces), chances[0], atol=2e-6)
     np.testing.assert_allclose(load(weights, 'ten').probabilities(faces), chances.mean(0), atol=2e-6)
 
 
-def test_calls_have_few_sizes(monkeypatch):
-    """Each size is a program to compile: 9 faces are 4, 4 and 1, three are 4 with one that does not count."""
+def test_calls_have_few_sizes(weights, monkeypatch):
+    """Each size is a program that JAX compiles: 9 faces are 4, 4 and 1, three are 4 with one that does not count."""
     sizes = []
 
     def score(variables, images, labels, counted):
         sizes.append(len(images))
         return None, np.log(np.full((len(images), 7), np.maximum(images.mean((1, 2)), 1)[:, None] / 255, np.float32)), None
 
-    monkeypatch.setattr(classifier, 'BATCHES', (1, 4))
+    for module in (classifier, runtimes):
+        monkeypatch.setattr(module, 'BATCHES', (1, 4))
+    monkeypatch.setattr(runtimes, 'make_score', lambda apply, mesh, views: score)
     faces = np.arange(1, 10, dtype=np.uint8)[:, None, None] * np.ones((48, 48), np.uint8)
-    found = Classifier('x', FER, 'centre', '', nn.Module(), {}, score)
+    found = Classifier('x', FER, 'centre', '', nn.Module(), {}, runtimes.by_jax(load_weights(weights), 'centre'))
     np.testing.assert_allclose(found.probabilities(faces)[:, 3], np.arange(1, 10) / 255, rtol=1e-5)
     assert sizes == [4, 4, 1]
     assert len(found.probabilities(faces[:3])) == 3 and sizes[3:] == [4]
+
+
+def test_networks_that_have_no_file_run_in_jax(tmp_path):
+    """A baseline, and bfloat16, which the file would compute in float32."""
+    for name, fields in (('baseline', {'name': 'mini_xception'}), ('half', {'dtype': 'bfloat16'})):
+        found = load(write_weights(tmp_path / f'{name}.safetensors', **fields)).run
+        assert found.__qualname__ == 'by_jax.<locals>.run'
 
 
 def test_cropped_files_give_what_evaluate_gives(weights, tiny, tmp_path):
@@ -109,10 +129,10 @@ def test_no_faces_no_probabilities(tiny):
 
 
 def test_output_that_is_not_finite_is_an_error(tiny):
-    def score(variables, images, labels, counted):
-        return None, np.full((len(images), 7), np.nan, np.float32), None
+    def run(faces):
+        return np.full((len(faces), 7), np.nan, np.float32)
 
-    broken = Classifier('broken', FER, 'centre', '', nn.Module(), {}, score)
+    broken = Classifier('broken', FER, 'centre', '', nn.Module(), {}, run)
     with pytest.raises(InputError, match='broken: the network gives no finite output'):
         broken.probabilities(drawn_faces(1))
 
@@ -132,8 +152,8 @@ def test_arrays_paths_and_lists(tiny, tmp_path):
     picture = photo(300, 500, [(30, 60, 120), (300, 80, 150)])
     Image.fromarray(picture).save(tmp_path / 'two.png')
     from_array = predict(picture, tiny)
-    assert len(from_array) == 2 and {face.source for face in from_array} == {''}
-    assert predict(tmp_path / 'two.png', tiny)[0].source == str(tmp_path / 'two.png')
+    assert len(from_array) == 2 and {face.picture for face in from_array} == {''}
+    assert predict(tmp_path / 'two.png', tiny)[0].picture == str(tmp_path / 'two.png')
     found = predict([picture, str(tmp_path / 'two.png'), photo(50, 50, [])], tiny)
     assert [face.box for face in found] == 2 * [face.box for face in from_array]
     for face in found:
@@ -202,6 +222,7 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
 def test_every_source_is_answered_or_named(folder, weights, tiny, capfd):
     arguments = ['predict', str(folder / 'in'), str(folder / 'gone'), '99', '--checkpoint', str(weights)]
     outputs = ['--json', str(folder / 'o.json'), '--csv', str(folder / 'o.csv'), '--annotated', str(folder / 'out')]
+    outputs += ['--detect-every', '0', '--jsonl', str(folder / 'o.jsonl'), '--timeline', str(folder / 'timelines')]
     assert main([*arguments, *outputs]) == 2
     printed, said = capfd.readouterr()
     inside = folder / 'in'
@@ -217,7 +238,7 @@ def test_every_source_is_answered_or_named(folder, weights, tiny, capfd):
         assert line.startswith(f'error: {problem}')
     assert '1 of 7 files are neither pictures nor videos' in printed
     assert f'{inside}/below/none.png     –  no face found' in printed
-    assert f'{inside}/film.avi: faces in 10 of 12 frames (1.2 s); ' in printed
+    assert f'{inside}/film.avi: faces in 10 of 12 frames (1.2 s); ' in printed and '\n  track 1: 0.2 to 1.1 s, 10 frames; ' in printed
     assert '2 pictures, 2 videos, ' in printed and ' faces, 5 problems\n' in printed
 
     record = json.loads((folder / 'o.json').read_text())
@@ -225,16 +246,17 @@ def test_every_source_is_answered_or_named(folder, weights, tiny, capfd):
     assert [f'error: {problem}' for problem in record['problems']] == lines
     with open(folder / 'o.csv', newline='') as file:
         table = list(csv.DictReader(file))
-    expected = predict([inside / 'b.jpg', inside / 'film.avi'], tiny)
+    expected = predict([inside / 'b.jpg', inside / 'film.avi'], tiny, detect_every=0.0)
     for rows, value in ((record['faces'], int), (table, str)):
-        rows = [row for row in rows if row['source'] in (str(inside / 'b.jpg'), str(inside / 'film.avi'))]
+        rows = [row for row in rows if row['picture'] in (str(inside / 'b.jpg'), str(inside / 'film.avi'))]
         assert len(rows) == len(expected) == 12
         for row, face in zip(rows, expected, strict=True):
             box = row.get('box', row)
             assert [box[side] for side in Box._fields] == [value(each) for each in face.box]
             assert row['label'] == face.label and row['frame'] in (face.frame, '' if face.frame is None else str(face.frame))
             for name, probability in face.probabilities.items():
-                assert float(row.get('probabilities', row)[name]) == pytest.approx(probability, abs=1e-6)
+                told = row['probabilities'][name] if 'probabilities' in row else row[f'probability_{name}']
+                assert float(told) == pytest.approx(probability, abs=1e-6)
     assert [face.frame for face in expected] == [None, None, *range(2, 12)]
 
     assert sorted(path.relative_to(folder / 'out').as_posix() for path in (folder / 'out').rglob('*') if path.is_file()) == [
@@ -243,6 +265,10 @@ def test_every_source_is_answered_or_named(folder, weights, tiny, capfd):
         'film.avi.mp4',
         'short.avi.mp4',
     ]
+    assert sorted(path.name for path in (folder / 'timelines').iterdir()) == ['film.avi.png', 'short.avi.png']
+    told = [json.loads(line) for line in (folder / 'o.jsonl').read_text().splitlines()]
+    assert [f'error: {each["message"]}' for each in told if each['kind'] == 'problem'] == lines
+    assert told[-1] == {'kind': 'end', 'faces': len(record['faces']), 'interrupted': False}
     drawn = cv2.VideoCapture(str(folder / 'out/film.avi.mp4'))
     assert [drawn.get(each) for each in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FPS)] == [12, 160, 10]
 
@@ -260,6 +286,13 @@ def test_frames_after_a_broken_one_are_read(tmp_path):
     assert found == [0, 1, 2, 3, 4, *range(6, 12)]
 
 
+def test_one_frame_in_so_many_is_looked_at(tmp_path):
+    video(tmp_path / 'a.avi', 12)
+    seen = [(shot.frame, shot.time) for shot in sources.shots(str(tmp_path / 'a.avi'), None, every=5)]
+    assert seen == [(0, 0.0), (5, pytest.approx(0.5)), (10, pytest.approx(1.0))]
+    assert sources.seconds(-1.0, 50, 0.0) == 2.0, 'where a video says neither times nor a rate'
+
+
 def test_a_signal_ends_a_video_and_keeps_what_was_found(folder, weights, tiny, monkeypatch, capfd):
     def detect(picture):
         calls.append(1)
@@ -268,9 +301,9 @@ def test_a_signal_ends_a_video_and_keeps_what_was_found(folder, weights, tiny, m
         return [whole(picture)]
 
     calls = []
-    monkeypatch.setattr(faces, 'make_detector', lambda model: detect)
+    monkeypatch.setattr(faces, 'make_detector', lambda *_: detect)
     monkeypatch.setattr(command, 'load', lambda checkpoint, views: tiny)  # compiled already
-    arguments = ['predict', str(folder / 'in/film.avi'), str(folder / 'in/b.jpg'), '--checkpoint', str(weights)]
+    arguments = ['predict', str(folder / 'in/film.avi'), str(folder / 'in/b.jpg'), '--checkpoint', str(weights), '--detect-every', '0']
     assert main([*arguments, '--csv', str(folder / 'o.csv'), '--annotated', str(folder / 'out')]) == 130
     assert 'faces in 5 of 5 frames' in capfd.readouterr().out
     assert len((folder / 'o.csv').read_text().splitlines()) == 6
@@ -325,8 +358,13 @@ def test_cropped_pictures_need_no_opencv_and_videos_say_that_they_do(folder, wei
         (['--json', 'gone/o.json'], '--json gone/o.json: No such file'),
         (['--checkpoint', 'none'], 'none: no run, no weights file'),
         (['--workdir', 'x'], '--workdir and --checkpoint both name weights'),
-        (['--detector-model', 'in/notes.txt'], 'in/notes.txt: no YuNet model'),
-        (['--detector-model', 'x', '--no-detect'], 'argument --no-detect: not allowed'),
+        (['--detector', 'in/notes.txt'], 'in/notes.txt: no YuNet model'),
+        (['--detector', 'x', '--no-detect'], 'argument --no-detect: not allowed'),
+        (['--min-confidence', '60'], "argument --min-confidence: '60' is no number from 0 to 1"),
+        (['--smooth', 'nan'], "argument --smooth: 'nan' is no number from 0 to 3600"),
+        (['--every', '0'], "argument --every: '0' is no whole number from 1"),
+        (['--timeline', 'in/b.jpg'], '--timeline in/b.jpg: '),
+        (['--jsonl', 'gone/o.jsonl', '--csv', 'o.csv'], '--jsonl gone/o.jsonl: No such file'),
         (['--config.seed=1'], '--config.seed: predictions take the weights as they are'),
     ],
 )
@@ -334,7 +372,7 @@ def test_arguments_that_cannot_be(folder, weights, tiny, monkeypatch, capsys, ar
     monkeypatch.chdir(folder)
     assert main(['predict', 'in/b.jpg', '--checkpoint', str(weights), *arguments]) == 2
     assert capsys.readouterr().err.startswith(f'error: {message}')
-    assert not list(folder.glob('*.tmp')) and not list(folder.glob('.*'))
+    assert [path.name for path in folder.iterdir()] == ['in'], 'nothing is left'
 
 
 # --- Where things go
@@ -350,7 +388,7 @@ def test_what_is_drawn_keeps_apart(tmp_path):
         '0': '0',
         'z/b.png': 'z/b.png',
     }
-    found = command.annotated_files(names, tmp_path / 'out')
+    found = command.drawn_files('--annotated', tmp_path / 'out', names)
     assert [path.relative_to(tmp_path / 'out').as_posix() for path in found.values()] == [
         'a.jpg',
         'a-2.jpg',
@@ -389,14 +427,47 @@ def test_a_row_for_each_face():
     assert display.rows('b.jpg', [], 7, 8) == ['b.jpg       –  no face found']
 
 
+def test_an_unsure_face_says_what_it_might_be():
+    (row,) = display.rows('a.jpg', [dataclasses.replace(found(Box(1, 2, 30, 40)), label=UNSURE)], 7, 8)
+    assert row == 'a.jpg       1  1, 2, 30 × 40         unsure            (happy 60.0 %, angry 6.7 %, disgust 6.7 %)'
+
+
+def track(number: int, frames: int) -> Track:
+    none = dict.fromkeys(FER, 0.0)
+    labels = collections.Counter(happy=frames - 1, unsure=1)
+    return Track('a.mp4', number, 1.0, 1.0 + frames / 10, Box(0, 0, 9, 9), none, none, frames, labels=labels)
+
+
+def frame(number: int, time: float) -> Shot:
+    return Shot('a.mp4', number, photo(20, 20, []), [], sources.Footage(200, 25.0), time)
+
+
 def test_a_videos_lines():
     labels = collections.Counter(happy=30, sad=8, fear=1, angry=1)
-    seen = display.Video('a.mp4', sources.Footage(200, 25.0), 100.0, frames=50, with_faces=30, labels=labels)
-    assert display.summary(seen) == 'a.mp4: faces in 30 of 50 frames (2.0 s); happy 75 %, sad 20 %, fear 2 %'
+    seen = display.Video('a.mp4', sources.Footage(200, 25.0), 100.0, last=frame(49, 1.96), frames=50, with_faces=30, labels=labels)
+    assert display.summary(seen) == ['a.mp4: faces in 30 of 50 frames (2.0 s); happy 75 %, sad 20 %, fear 2 %']
     assert display.progress(seen, [found(Box(0, 0, 9, 9))], 105.0) == 'a.mp4: frame 50 of 200, 10.0 frames/s: happy 60 %'
     assert display.progress(seen, [], 100.1) == 'a.mp4: frame 50 of 200: no face'
-    camera = display.Video('1', sources.Footage(0, 30.0), 0.0, frames=2)
-    assert display.summary(camera) == 'camera 1: faces in 0 of 2 frames'
+    for number in range(1, 11):
+        seen.end(track(number, 10 * number if number < 10 else 5))
+    lines = display.summary(seen)[1:]
+    assert lines[0] == '  track 9: 1.0 to 10.0 s, 90 frames; happy 99 %, unsure 1 %'
+    assert [line[8] for line in lines[:-1]] == list('98765432') and lines[-1] == '  and 2 shorter tracks'
+    camera = display.Video('1', sources.Footage(0, 30.0), 0.0, last=frame(1, 0.1), frames=2)
+    assert display.summary(camera) == ['camera 1: faces in 0 of 2 frames']
+
+
+def test_progress_is_a_line_now_and_then_where_nobody_looks_on(monkeypatch, capsys):
+    """One each 10 s, of a clock that each frame moves on by 4 s."""
+    now = 0.0
+    monkeypatch.setattr(display.time, 'monotonic', lambda: now)
+    shown = display.Display(['a.mp4'], FER, display.Targets(), cropped=False)
+    for number in range(8):
+        now += 4.0
+        shown.show(frame(number, number / 25), [])
+    shown.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(',')[0] for line in lines] == ['a.mp4: frame 3 of 200', 'a.mp4: frame 6 of 200']
 
 
 # --- What is drawn
@@ -419,11 +490,47 @@ def test_boxes_and_bars_are_drawn_and_the_picture_is_kept_elsewhere():
     assert lengths[0] == pytest.approx(9 * lengths[1], rel=0.2), 'bars as long as the classes are probable'
 
 
+def test_names_and_bars_cover_no_face_and_are_inside():
+    """Of a 4,000-pixel photograph, one of 200 pixels, and a crowd, with names of up to 9 letters."""
+    for height, width, boxes in [
+        (3000, 4000, [Box(0, 0, 400, 400), Box(1800, 0, 700, 700), Box(3840, 2840, 160, 160), Box(1300, 1000, 160, 160)]),
+        (150, 200, [Box(0, 0, 60, 60), Box(140, 90, 60, 60)]),
+        (600, 1000, [Box(20 + 110 * column, 40 + 130 * row, 100, 100) for column in range(8) for row in range(4)]),
+    ]:
+        picture = photo(height, width, [])
+        shown = [found(box) for box in boxes]
+        factor = annotate.enlargement(picture, shown, cropped=False)
+        drawn = annotate.annotate(picture, shown, False, factor, grow=True)
+        assert drawn.shape[:2] == (round(height * factor), round(width * factor)), 'there was room for all'
+        for box in boxes:
+            left, top, side = (round(factor * value) for value in (box.left, box.top, box.width))
+            border = annotate.line_height(side, max(drawn.shape)) // 7 + 2
+            assert (drawn[top + border : top + side - border, left + border : left + side - border] == 120).all()
+
+
+def test_text_is_as_high_as_the_picture_asks():
+    assert annotate.line_height(400, 1000) == 31, 'of a face of 400 pixels an eighth would be 50'
+    assert annotate.line_height(400, 4000) == 62, 'of a large photograph, which is seen smaller, a 64th at least'
+    assert annotate.line_height(40, 200) == 11
+
+
+def test_a_face_without_room_beside_it_gets_a_margin_in_a_photograph_only():
+    picture, face = photo(200, 200, [(5, 5, 190)]), found(Box(5, 5, 190, 190))
+    assert annotate.annotate(picture, [face], False).shape == (200, 200, 3)
+    drawn = annotate.annotate(picture, [face], False, grow=True)
+    margin = (len(drawn) - 200) // 2
+    assert margin == 190 // 8 + 8
+    inner = drawn[margin + 10 : margin + 190, margin + 10 : margin + 190]
+    np.testing.assert_array_equal(inner, picture[10:190, 10:190])
+
+
 def test_no_bars_over_another_face_and_none_in_a_crowd():
     size = (300, 110)
     assert annotate.place(Box(0, 0, 100, 100), 90, 80, size, [Box(0, 0, 100, 100)]) == (104, 0, 90, 80)
-    assert annotate.place(Box(200, 0, 100, 100), 90, 80, size, []) == (106, 0, 90, 80), 'on the left, where the right has no room'
-    assert annotate.place(Box(0, 0, 100, 100), 90, 80, size, [Box(193, 70, 100, 30)]) is None
+    assert annotate.place(Box(200, 0, 100, 100), 90, 80, size, [Box(200, 0, 100, 100)]) == (106, 0, 90, 80), (
+        'on the left, where the right has no room'
+    )
+    assert annotate.place(Box(0, 0, 100, 100), 90, 80, size, [Box(0, 0, 100, 100), Box(193, 70, 100, 30)]) is None
     boxes = [Box(10 + 100 * column, 100, 60, 60) for column in range(9)]
     crowd = annotate.annotate(photo(400, 1000, []), [found(box) for box in boxes], cropped=False)
     assert (crowd[200:] == 120).all(), 'boxes and names only'

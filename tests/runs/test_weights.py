@@ -246,6 +246,15 @@ def test_the_folder_lies_in_the_package():
     assert module.FOLDER == ROOT / 'fer_jax' / 'weights'
 
 
+@pytest.mark.parametrize('path', sorted(module.FOLDER.glob('*.safetensors')), ids=lambda path: path.stem)
+def test_the_packages_own_weights_are_those_of_their_networks(path):
+    """As reading them takes for granted."""
+    weights = load_weights(path)
+    held = {name: value.shape for name, value in weights.variables.items()}
+    assert held == module.shapes(weights.config.network, len(weights.class_names))
+    assert {value.dtype for value in weights.variables.values()} == {np.dtype(np.float32)}
+
+
 # --- What is taken over
 
 

@@ -60,5 +60,5 @@ def test_three_commands_from_a_folder_to_predictions(tmp_path: pathlib.Path) -> 
     with open(tmp_path / 'faces.csv', newline='') as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 210
-    right = sum(row['label'] == pathlib.Path(row['source']).parent.name for row in rows)
+    right = sum(row['label'] == pathlib.Path(row['picture']).parent.name for row in rows)
     assert right > 0.8 * 210

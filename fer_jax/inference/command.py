@@ -43,8 +43,8 @@ class Outputs(NamedTuple):
 
     @property
     def files(self) -> dict[str, pathlib.Path | None]:
-        """Option → the file that it names."""
-        return {'--json': self.json, '--jsonl': self.jsonl, '--csv': self.csv}
+        """Option → the file that it names; last what has its name from the beginning, so that the others can be refused before."""
+        return {'--json': self.json, '--csv': self.csv, '--jsonl': self.jsonl}
 
 
 def predict_sources(

@@ -1,6 +1,5 @@
 """Photographs as arrays, and the faces in them, found by a detector and cut out as FER2013's are: grey, 48×48, filled by the face."""
 
-import itertools
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -23,7 +22,6 @@ SMALLEST = {'mtcnn': 20.0, 'cascade': 30.0, 'yunet': 10.0}
 # pictures is 1.03 for the cascade, by which they were once cut, and 1.09 for MTCNN, with which the network is right a little less often
 # than with 1.03. YuNet's box ends, like MTCNN's, at forehead, chin and ears.
 MARGIN = 1.03
-LOOK_EVERY = 5  # frames of a video: a fifth of a second, mostly
 OVERLAP = 0.5  # of two boxes, as a share of the smaller: the less certain goes
 
 
@@ -48,7 +46,7 @@ class Found(NamedTuple):
 
 
 # Of an image, faces of so many pixels and more, or, by those that can, only about these boxes (left, top, right, bottom) if there are any.
-Finder = Callable[[UInt8[np.ndarray, 'height width 3'], float, Float[np.ndarray, 'n 4']], list[Found]]
+Finder = Callable[[UInt8[np.ndarray, 'height width 3'], float], list[Found]]
 Detector = Callable[[Photo], list[Cut]]  # the faces from left to right
 
 
@@ -103,37 +101,22 @@ def make_detector(name: str | os.PathLike = 'mtcnn', min_score: float = MIN_SCOR
     kind = os.fspath(name) if name in FINDERS else 'yunet'
     find = FINDERS[kind](cv2, min_score) if name in FINDERS else yunet(cv2, os.fspath(name), min_score)
 
-    def detect(photo: Photo, near: Sequence[Cut] = ()) -> list[Cut]:
+    def detect(photo: Photo) -> list[Cut]:
         image = Image.fromarray(photo)
         scale = reduce(image, LONGER_SIDE[kind])
-        boxes = np.array([(left, top, left + width, top + height) for (left, top, width, height), *_ in near]).reshape(-1, 4) / scale
-        found = find(np.asarray(image), max(SMALLEST[kind], min_size / scale), boxes)
+        found = find(np.asarray(image), max(SMALLEST[kind], min_size / scale))
         faces = [scaled(face, scale) for face in distinct(found)]
         return sorted((cut_out(photo, face) for face in faces if min(face[2:4]) >= min_size), key=lambda face: face.box)
 
     return detect
 
 
-def in_frames(detect: Callable[..., list[Cut]]) -> Detector:
-    """A detector of make_detector for a video's frames, in their order: it looks everywhere in one of LOOK_EVERY, and in those between only
-    about the faces of the frame before, while there are any. MTCNN takes a small part of the time for that."""
-    last: list[Cut] = []
-    count = itertools.count()
-
-    def look(photo: Photo) -> list[Cut]:
-        nonlocal last
-        last = detect(photo, last if next(count) % LOOK_EVERY else ())
-        return last
-
-    return look
-
-
 def mtcnn(cv2: Any, min_score: float) -> Finder:
     """MTCNN, with the weights that come with a package."""
     networks = MTCNN(cv2, min_score)
 
-    def find(image: Photo, side: float, near: Float[np.ndarray, 'n 4']) -> list[Found]:
-        rows = zip(*networks.find(image, side, near), strict=True)
+    def find(image: Photo, side: float) -> list[Found]:
+        rows = zip(*networks.find(image, side), strict=True)
         return [Found(left, top, right - left, bottom - top, float(score), points) for (left, top, right, bottom), score, points in rows]
 
     return find
@@ -143,7 +126,7 @@ def cascade(cv2: Any, min_score: float) -> Finder:
     """The cascade that comes with OpenCV, which gives no scores."""
     classifier = cv2.CascadeClassifier(os.path.join(cv2.data.haarcascades, 'haarcascade_frontalface_default.xml'))
 
-    def find(image: Photo, side: float, near: Float[np.ndarray, 'n 4']) -> list[Found]:
+    def find(image: Photo, side: float) -> list[Found]:
         grey, least = np.asarray(Image.fromarray(image).convert('L')), math.ceil(side)
         return [Found(*box) for box in classifier.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5, minSize=(least, least))]
 
@@ -156,7 +139,7 @@ def yunet(cv2: Any, path: str, min_score: float) -> Finder:
         raise InputError(f'{path}: no such file; {", ".join(FINDERS)} come without one')
     side = LONGER_SIDE['yunet']
 
-    def find(image: Photo, least: float, near: Float[np.ndarray, 'n 4']) -> list[Found]:
+    def find(image: Photo, least: float) -> list[Found]:
         model.setInputSize(image.shape[1::-1])
         _, found = model.detect(np.ascontiguousarray(image[..., ::-1]))
         # Rows are left, top, width, height, then (x, y) of five points, and the score.
@@ -165,7 +148,7 @@ def yunet(cv2: Any, path: str, min_score: float) -> Finder:
     try:
         model = cv2.FaceDetectorYN.create(path, '', (side, side), min_score)
         # A model of another kind can be read as well, but lacks the outputs.
-        find(np.zeros((side, side, 3), np.uint8), 0.0, np.zeros((0, 4)))
+        find(np.zeros((side, side, 3), np.uint8), 0.0)
     except cv2.error:
         raise InputError(f'{path}: no YuNet model; face_detection_yunet_2023mar.onnx of OpenCV Zoo is one') from None
     return find

@@ -44,16 +44,14 @@ class MTCNN:
             cv2.dnn.readNetFromONNX(os.path.join(folder, f'{name}.onnx')) for name in ('pnet', 'rnet', 'onet')
         )
 
-    def find(
-        self, image: UInt8[np.ndarray, 'height width 3'], side: float, near: Float[np.ndarray, 'm 4']
-    ) -> tuple[Boxes, Scores, Float[np.ndarray, 'n 5 2']]:
-        """The faces in RGB, from `side` pixels on, or where there are such only about the boxes `near`.
+    def find(self, image: UInt8[np.ndarray, 'height width 3'], side: float) -> tuple[Boxes, Scores, Float[np.ndarray, 'n 5 2']]:
+        """The faces in RGB, from `side` pixels on.
 
         Returns:
           Their boxes, scores of 0 to 1, and landmarks (x, y): the eyes, the nose, the corners of the mouth, each pair from left to right.
           A face may have several boxes.
         """
-        boxes = squares(near) if len(near) else self.propose(image, side)
+        boxes = self.propose(image, side)
         moves, scores = self.ask(self.refinement, ('dense_2', 'softmax_1'), image, boxes, 24)
         kept = scores > REFINED
         boxes, moves, scores = boxes[kept], moves[kept], scores[kept]

@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from fer_jax.core.errors import InputError
-from fer_jax.inference.faces import Found, cut, distinct, in_frames, make_detector, opencv, photo_of, read_photo, whole
-from fer_jax.inference.mtcnn import MTCNN
+from fer_jax.inference.faces import Found, cut, distinct, make_detector, opencv, photo_of, read_photo, whole
 from tests.drawn import photo
 
 
@@ -224,22 +223,6 @@ def test_faces_that_are_too_small_or_too_uncertain_are_left_out(mtcnn):
         assert tuple(found.box) == pytest.approx(tuple(large.box), abs=25)
     sure = max(small.score, large.score)
     assert [face.score for face in make_detector('mtcnn', min_score=sure)(picture)] == [sure]
-
-
-def test_between_looks_at_everything_faces_are_followed(mtcnn, monkeypatch):
-    """A face that goes 4 pixels a frame, and one that comes in the third: it is there from the next look at everything on."""
-    looks = []
-    everywhere = MTCNN.propose
-    monkeypatch.setattr(MTCNN, 'propose', lambda *given: looks.append(1) or everywhere(*given))
-    find = in_frames(mtcnn)
-    found = [find(photo(160, 400, [(40 + 4 * n, 30, 100), *([(270, 20, 110)] if n >= 2 else [])])) for n in range(7)]
-    assert [len(faces) for faces in found] == [1, 1, 1, 1, 1, 2, 2]
-    assert len(looks) == 2
-    for n, (first, *_) in enumerate(found):
-        assert first.box.left + first.box.width / 2 == pytest.approx(90 + 4 * n, abs=6)
-    find(photo(160, 400, []))
-    find(photo(160, 400, []))
-    assert len(looks) == 3, 'where nobody is left it looks everywhere'
 
 
 def test_of_two_boxes_of_one_face_the_more_certain_stays():

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from fer_jax.core.errors import InputError
+from fer_jax.core.errors import InputError, out_of_memory
 from fer_jax.core.files import write_atomic
 from fer_jax.data.schema import IMAGE_SIDE, OPTIONAL, Faces
 
@@ -83,6 +83,8 @@ class ShardImages:
         try:
             yield
         except Exception as error:
+            if out_of_memory(error):
+                raise
             said = ' '.join(str(error).split())[:200]
             raise InputError(f'{self.folder}: damaged ({said}): delete the folder and prepare again') from None
 

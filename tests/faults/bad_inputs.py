@@ -220,6 +220,22 @@ def trees(draw: st.DrawFn, files: Files) -> Files:
     return changed
 
 
+@st.composite
+def lists(draw: st.DrawFn, files: Files) -> Files:
+    """The list of some pictures changed as a table is, or the pictures and their names."""
+    (name,) = (each for each in files if not each.endswith('.png'))
+    if draw(st.booleans()):
+        return draw(trees(files))
+    return files | draw(tables({name: files[name]}))
+
+
+@st.composite
+def headed(draw: st.DrawFn, files: Files) -> Files:
+    """A file with odd numbers in its first bytes, or anywhere."""
+    ((name, content),) = files.items()
+    return {name: draw(bad_pictures.headers(content))}
+
+
 STRUCTURED = {
     'CSV': tables,
     'zip': bad_archives.zips,
@@ -227,6 +243,9 @@ STRUCTURED = {
     'xz': bad_archives.xzs,
     'picture': bad_pictures.pictures,
     'CK+ tree': trees,
+    'picture list': lists,
+    'arrays': headed,
+    'parquet': headed,
     'FER+ votes': tables,
     "teacher's predictions": tables,
     'safetensors': safetensors,

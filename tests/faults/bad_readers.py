@@ -70,7 +70,7 @@ def as_source(reader: str) -> Callable[[pathlib.Path], object]:
     def read(source: pathlib.Path) -> object:
         from fer_jax.data.readers import READERS
 
-        return READERS[reader](only(source), False)
+        return READERS[reader](only(source), skip_bad=False)
 
     return read
 
@@ -292,6 +292,42 @@ def trees() -> list[Files]:
     return [folders, original]
 
 
+def picture_lists() -> list[Files]:
+    """A list of pictures with splits, persons and boxes, one without a header, and ExpW's."""
+    names = [f'{split}/{number}.png' for split in ('train', 'test') for number in range(6)]
+    files = {name: encoded(number) for number, name in enumerate(names)}
+    rows = [f'{name},{FER[number % 2]},{name.split("/")[0]},p{number % 3},1,2,40,40' for number, name in enumerate(names)]
+    header = 'path,label,split,subject,left,top,width,height'
+    return [
+        files | {'list.csv': '\n'.join([header, *rows]).encode()},
+        files | {'list_patition_label.txt': '\n'.join(f'{name} {number % 7 + 1}' for number, name in enumerate(names)).encode()},
+        files | {'label.lst': '\n'.join(f'{name} 0 2 1 40 44 9.5 {number % 7}' for number, name in enumerate(names)).encode()},
+    ]
+
+
+def array_files() -> list[Files]:
+    labels, images = np.arange(20) % 2, np.stack([pixels(number) for number in range(20)])
+    found = []
+    for options in (
+        {'images': images, 'labels': labels},
+        {'x_train': images / 255, 'y_train': labels.astype(str), 'x_test': images, 'y_test': labels.astype(str)},
+    ):
+        file = io.BytesIO()
+        np.savez_compressed(file, **options)
+        found.append({'faces.npz': file.getvalue()})
+    return found
+
+
+def parquet_files() -> list[Files]:
+    import pyarrow
+    import pyarrow.parquet
+
+    file = io.BytesIO()
+    table = {'image': [{'bytes': encoded(number), 'path': None} for number in range(20)], 'label': [number % 2 for number in range(20)]}
+    pyarrow.parquet.write_table(pyarrow.table(table), file)
+    return [{'faces.parquet': file.getvalue()}]
+
+
 def vote_tables() -> list[Files]:
     rows = [f'{usage},fer{number:07}.png,{",".join("4" if c == (label + 1) % 7 else "0" for c in range(7))},1,0,0\n'
             for number, (usage, label) in enumerate((usage, label) for usage in USAGES for label in range(7) for _ in range(2))]  # fmt: skip
@@ -376,6 +412,9 @@ READERS = {
     'xz': Reader(data_set('fer2013'), xzs, as_source('fer2013')),
     'picture': Reader(picture, pictures),
     'CK+ tree': Reader(data_set('ckplus', skip_bad=True), trees, as_source('ckplus')),
+    'picture list': Reader(data_set('image_table', skip_bad=True), picture_lists, as_source('image_table')),
+    'arrays': Reader(data_set('image_table'), array_files, as_source('image_table')),
+    'parquet': Reader(data_set('image_table', skip_bad=True), parquet_files, as_source('image_table')),
     'FER+ votes': Reader(votes, vote_tables, votes_alone),
     "teacher's predictions": Reader(teacher, teacher_tables),
     'safetensors': Reader(weights, weight_files),

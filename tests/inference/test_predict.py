@@ -3,6 +3,7 @@
 import collections
 import csv
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -21,6 +22,7 @@ from fer_jax.__main__ import main
 from fer_jax.core.errors import InputError
 from fer_jax.core.fields import SHIPPED
 from fer_jax.core.mesh import make_mesh
+from fer_jax.data import images
 from fer_jax.data.images import Box
 from fer_jax.data.schema import Faces
 from fer_jax.evaluation.evaluate import make_evaluator
@@ -194,6 +196,16 @@ def test_pictures_wait_only_until_a_batch_is_full(tiny, monkeypatch):
     assert len(taken) == 1
 
 
+def test_boxes_of_a_picture_read_reduced_are_those_of_the_whole(tiny, monkeypatch):
+    monkeypatch.setattr(images, 'WHOLE', 60 * 40)
+    file = io.BytesIO()
+    Image.fromarray(photo(80, 120, [])).save(file, 'PNG')
+    shot = sources.look(file.getvalue(), None)
+    ((_, (face,)),) = classify([shot], tiny)
+    assert shot.photo.shape == (40, 60, 3) and shot.cuts[0].box == (10, 0, 40, 40)
+    assert face.box == (20, 0, 80, 80)
+
+
 # --- The command
 
 
@@ -203,6 +215,15 @@ def video(path: pathlib.Path, frames: int) -> None:
     for number in range(frames):
         writer.write(photo(120, 160, [(30 + number, 10, 90)] if number >= 2 else []))
     writer.release()
+
+
+def test_a_video_may_be_named_like_an_address(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'http:').mkdir()
+    for name in ('12:30.avi', 'http://clip.avi'):
+        video(tmp_path / 'clip.avi', 4)
+        os.rename('clip.avi', name)
+        assert len(list(sources.shots(name, None))) == 4
 
 
 @pytest.fixture

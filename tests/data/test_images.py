@@ -60,8 +60,9 @@ def test_modes():
     assert set(np.unique(decode_face(encoded(Image.fromarray(GREY > 100))))) == {0, 255}
 
 
-TABLE = re.findall(r'^\| (`[^|]*) \|', (ROOT / 'docs' / 'predict.md').read_text('utf-8'), re.MULTILINE)
-MODES = [mode for cell in TABLE for mode in re.findall('`([^`]+)`', cell) if not mode.startswith('-')]
+PAGE = (ROOT / 'docs' / 'predict.md').read_text('utf-8')
+TABLE = PAGE[PAGE.index('| mode, as Pillow calls it |') :].partition('\n\n')[0]
+MODES = [mode for cell in re.findall(r'^\| (`[^|]*) \|', TABLE, re.MULTILINE) for mode in re.findall('`([^`]+)`', cell)]
 RAMP = np.add.outer(np.arange(48), np.arange(48) * 4).astype(np.uint8)  # 0 to 235
 COLOURS = Image.merge('RGB', [Image.fromarray(channel.copy()) for channel in (RAMP, RAMP.T, RAMP[::-1])])
 TO_RGB = ImageCms.buildTransform(ImageCms.createProfile('LAB'), ImageCms.createProfile('sRGB'), 'LAB', 'RGB')

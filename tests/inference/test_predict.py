@@ -95,7 +95,7 @@ def test_calls_have_few_sizes(weights, monkeypatch):
 
     for module in (classifier, runtimes):
         monkeypatch.setattr(module, 'BATCHES', (1, 4))
-    monkeypatch.setattr(runtimes, 'make_score', lambda apply, mesh, views: score)
+    monkeypatch.setattr('fer_jax.evaluation.evaluate.make_score', lambda apply, mesh, views: score)
     faces = np.arange(1, 10, dtype=np.uint8)[:, None, None] * np.ones((48, 48), np.uint8)
     found = Classifier('x', FER, 'centre', '', nn.Module(), {}, runtimes.by_jax(load_weights(weights), 'centre'))
     np.testing.assert_allclose(found.probabilities(faces)[:, 3], np.arange(1, 10) / 255, rtol=1e-5)

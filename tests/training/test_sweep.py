@@ -246,7 +246,7 @@ def test_a_real_signal(two, tmp_path, monkeypatch, number, at_the_end):
         ({'b-seed0': InputError('no such image')}, 1, 'b seed 0: failed: no such image'),
         ({'b-seed0': Diverged('the loss is nan')}, 1, 'b seed 0: failed: the loss is nan'),
         ({'b-seed0': OSError(28, 'No space left on device')}, 1, 'No space left on device'),
-        ({'b-seed0': RuntimeError('RESOURCE_EXHAUSTED:\nout of memory')}, 1, 'failed: RuntimeError: RESOURCE_EXHAUSTED: out of memory'),
+        ({'b-seed0': RuntimeError('INTERNAL:\nno such thing')}, 1, 'failed: RuntimeError: INTERNAL: no such thing'),
         ({run: InputError('no such file') for run in ALL}, 2, 'a seed 1: failed: no such file'),
         ({run: InputError('no such file') for run in ALL[1:]} | {'a-seed0': Diverged('nan')}, 1, 'a seed 0: failed: nan'),
     ],

@@ -117,6 +117,7 @@ def linear_accuracy(count: int, l2s: tuple[float, ...]) -> float:
     return max(accuracies)
 
 
+@pytest.mark.slow
 def test_pixels_alone_do_not_tell_the_expression():
     # Chance is 1/7; well above it, the labels mean something.
     assert 0.25 < linear_accuracy(5 * ROUND, (0.3, 0.05)) < 0.65

@@ -336,7 +336,7 @@ def train(name, devices, steps):
     return first, jax.tree.map(np.array, state), {key: np.concatenate([each[key] for each in found]) for key in found[0]}
 
 
-@of_all(QUICK)
+@of_all()
 def test_training_starts(name):
     """In the project's step with its default optimizer: every kernel moves, nothing is infinite, the loss of a fixed batch falls."""
     before, after, metrics = train(name, 1, 8)

@@ -486,6 +486,7 @@ def test_gradients_of_the_whole_network():
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_gradients_of_the_variants(options):
     """With running statistics, where every parameter has an effect."""
     network = fernet(**TINY | options)
@@ -494,7 +495,9 @@ def test_gradients_of_the_variants(options):
     assert_all_flow(found)
 
 
-@pytest.mark.parametrize('options', [{}, dict(attention='cbam', shortcut=True, residual=True)], ids=str)
+@pytest.mark.parametrize(
+    'options', [{}, pytest.param(dict(attention='cbam', shortcut=True, residual=True), marks=pytest.mark.slow)], ids=str
+)
 def test_bfloat16_against_float32(options):
     """Every layer rounds to 8 bits, 2⁻⁹ relative, independently: after the ~25 roundings on the way through two blocks that
     is √25 · 2⁻⁹ ≈ 1 % of the size of the logits; 5 % allows for what the gates and norms make of it."""

@@ -317,7 +317,7 @@ def test_three_steps_by_hand():
     assert state.step == 3 and state.step.dtype == np.int32 and state.seed == 3 and state.average == {}
 
 
-@pytest.mark.parametrize('devices', [4, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('devices', [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_sharpness_aware_steps_by_hand(devices):
     """On four devices too the way uphill is that of the whole batch's gradient."""
     variables, metrics = by_hand(start()[3], 2, sam=0.5)
@@ -337,7 +337,7 @@ def test_a_block_is_left_out_on_all_devices_or_on_none():
     assert np.abs(one_metrics['loss'] - train(1, 3, 1)[1]['loss']).max() > 1e-3
 
 
-@pytest.mark.parametrize('devices', [2, 4])
+@pytest.mark.parametrize('devices', [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_any_number_of_devices_takes_the_same_steps(devices):
     one, one_metrics = train(1, 3, 1)
     several, metrics = train(devices, 3, 1)
@@ -363,6 +363,7 @@ def test_the_same_steps_again_are_bitwise_the_same():
     assert_equal((one, metrics), (again, same))
 
 
+@pytest.mark.slow
 def test_batch_norm_over_each_device():
     """Loss and running statistics of the first step are the means of what the plain network has on the two shares."""
     two, metrics = train(2, 3, 1, network__batch_norm='device')
@@ -407,6 +408,7 @@ class PlainBatchNorm(nn.Module):
         return self.activation(self.norm(x))
 
 
+@pytest.mark.slow
 def test_the_forms_chosen_for_speed_change_no_loss(monkeypatch):
     """Four steps' losses against the same steps with XLA's plain convolutions and flax's batch norm."""
     _, metrics = train(1, 4, 1)
@@ -430,9 +432,8 @@ def test_the_forms_chosen_for_speed_change_no_loss(monkeypatch):
     np.testing.assert_allclose(metrics['loss'], losses, rtol=2e-5)
 
 
-@pytest.mark.parametrize(
-    ('shape', 'vectorised'), [((2, 1), None), *(pytest.param(*each, marks=pytest.mark.slow) for each in (((1, 1), True), ((1, 2), False)))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(('shape', 'vectorised'), [((2, 1), None), ((1, 1), True), ((1, 2), False)])
 def test_replicas_are_the_runs_of_their_seeds(shape, vectorised):
     """Two seeds, each on a device of its own, or both on one, or one after the other on two: the losses of the single runs."""
     config, network, optimizer, _ = start()
@@ -469,6 +470,7 @@ def test_mixup_erasing_and_clipping_train_on_any_number_of_devices():
     assert abs(plain_metrics['loss'][0] - metrics['loss'][0]) > 1e-4
 
 
+@pytest.mark.slow
 def test_the_gradient_norm_is_logged_before_clipping():
     _, metrics = train(1, 2, 1, augment__mixup=0.4, augment__erase=0.5, optimizer__clip=0.1, optimizer__ema=0.9)
     assert (metrics['gradient_norm'] > 0.1).all()
@@ -521,6 +523,7 @@ def test_the_first_state_is_a_function_of_the_seed():
     assert int(other.seed) == 2**32 - 1 and other.seed.dtype == np.uint32 and state.step == 0
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_the_state_in_float32():
     state, metrics = train(2, 2, 1, network__dtype='bfloat16')
     floats = {leaf.dtype for leaf in jax.tree.leaves((state.variables, state.optimizer)) if leaf.dtype.kind != 'i'}

@@ -1,5 +1,6 @@
 """Sweeps: each run once, skipped or resumed, failures told and the rest carried on, shared by many processes; configs/ablation.py."""
 
+import functools
 import json
 import math
 import os
@@ -20,7 +21,7 @@ from fer_jax.core.config import load_variants, values
 from fer_jax.core.errors import Diverged, InputError, Interrupted
 from fer_jax.core.processes import stop_signals
 from fer_jax.model.fernet import make_network
-from fer_jax.runs.claims import latest
+from fer_jax.runs.claims import heartbeat, latest
 from fer_jax.training import plan
 from fer_jax.training import sweep as module
 from tests import tiny
@@ -380,7 +381,7 @@ def test_what_failed_here_and_was_done_elsewhere_is_done(two, tmp_path, monkeypa
 
 
 def test_who_is_taken_over_leaves_the_run_and_goes_on(two, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr('fer_jax.runs.claims.HEARTBEAT_SECONDS', 0.02)
+    monkeypatch.setattr(module, 'heartbeat', functools.partial(heartbeat, seconds=0.02))
     folder, names = tmp_path / 's', []
     once_it_waits(monkeypatch, finish, plan.name_variants(two, {})['b'], folder / 'b' / 'seed0')
 

@@ -58,22 +58,23 @@ def rows(page: pathlib.Path, wanted: Container[tuple[str, str]] | None = None) -
             ('test_centre', 'test', 'centre'),
             ('test_ten', 'test', 'ten'),
         ):
-            if wanted is not None and (name, key) not in wanted:
-                continue
-            summary = result[key]
-            low, high = (100 * bound for bound in summary['accuracy_interval'])
-            cells = [
-                link(name, path, page),
-                result['split_titles'][split],
-                views,
-                f'{100 * summary["accuracy"]:.2f} ({low:.2f} to {high:.2f})',
-                f'{100 * summary["macro_f1"]:.1f}',
-                str(result['seed']),
-                f'{result["config"]["epochs"]:g}',
-                trained_on,
-                f'{result["training_seconds"] / 60:.0f}',
-            ]
-            lines.append(f'| {" | ".join(cells)} |')
+            parts = {f'{key}, {part}': found for part, found in result[key].get('subsets', {}).items()}
+            for scoring, summary in {key: result[key], **parts}.items():
+                if (scoring != key) if wanted is None else ((name, scoring) not in wanted):
+                    continue
+                low, high = (100 * bound for bound in summary['accuracy_interval'])
+                cells = [
+                    link(name, path, page),
+                    result['split_titles'][split] + scoring.removeprefix(key),
+                    views,
+                    f'{100 * summary["accuracy"]:.2f} ({low:.2f} to {high:.2f})',
+                    f'{100 * summary["macro_f1"]:.1f}' if 'macro_f1' in summary else '',
+                    str(result['seed']),
+                    f'{result["config"]["epochs"]:g}',
+                    trained_on,
+                    f'{result["training_seconds"] / 60:.0f}',
+                ]
+                lines.append(f'| {" | ".join(cells)} |')
     return lines
 
 

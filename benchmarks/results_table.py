@@ -207,6 +207,21 @@ def peer_rows() -> list[str]:
     return lines
 
 
+def photograph_rows() -> list[str]:
+    """A line of the table for each face of results/peers' photographs, with what each network says."""
+    path = RESULTS / 'peers' / 'measurement.json'
+    people = read_json(path)['photographs'] if path.exists() else []
+    if not people:
+        return ['Not measured yet.']
+    names = list(people[0]['said'])
+    lines = [f'| face | shows | {" | ".join(names)} |', f'|---|---|{"---|" * len(names)}']
+    for person in people:
+        said = (f'{label} {100 * sure:.0f} %' for label, sure in (person['said'][name] for name in names))
+        place = f'{person["picture"].rpartition("/")[2]} at {person["x"]}, {person["y"]}'
+        lines.append(f'| {place} | {person["shows"]} | {" | ".join(said)} |')
+    return lines
+
+
 def between(text: str, name: str, lines: list[str]) -> str:
     """`text` with `lines` in place of what stands between the marks of that name."""
     begin, end = f'<!-- {name}: written by benchmarks/results_table.py -->', f'<!-- end of {name} -->'
@@ -225,7 +240,7 @@ PAGES: dict[str, dict[str, Callable[[pathlib.Path], list[str]]]] = {
     },
     'docs/predict.md': {'faces': lambda page: FACES_HEADER + face_rows(page)},
     'docs/faults.md': {'faults': lambda page: FAULTS_HEADER + fault_rows(page)},
-    'docs/others.md': {'peers': lambda page: peer_rows()},
+    'docs/others.md': {'peers': lambda page: peer_rows(), 'photographs': lambda page: photograph_rows()},
     'fer_jax/weights/README.md': {path.stem: functools.partial(card_lines, path.stem) for path in sorted(FOLDER.glob('*.safetensors'))},
 }
 

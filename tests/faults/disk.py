@@ -16,7 +16,7 @@ from tests.faults.runs import arrays, differences, different_arrays, end, left_b
 from tests.tiny import ROOT, overrides, run, start
 
 # Many short epochs, each with its checkpoint, all of which the reference keeps.
-FIELDS = {'epochs': '16', 'train__log_every': '2', 'train__keep_checkpoints': '100'}
+FIELDS = {'epochs': '16', 'train__log_every': '2', 'train__keep_checkpoints': '100', 'evaluation__test': 'false'}
 STEPS = 16 * 7
 ERRORS = {'full': errno.ENOSPC, 'read-only': errno.EROFS, 'failing': errno.EIO}
 

@@ -13,7 +13,7 @@ from tests.faults.inject import POISONS
 from tests.faults.runs import arrays, differences, different_arrays, end, saved_steps, uninterrupted
 from tests.tiny import ROOT, overrides, run, start
 
-FIELDS = {'train__keep_checkpoints': '100'}
+FIELDS = {'train__keep_checkpoints': '100', 'evaluation__test': 'false'}
 STEPS, PER_EPOCH = 42, 7
 
 
@@ -68,7 +68,7 @@ def goes_back(findings: Findings, folder: pathlib.Path, name: str, kind: str, st
     workdir = folder / name
     name = f'{kind} after step {step}, {times} times'
     findings.count(f'{kind}, rolled back')
-    code, err = poisoned(workdir, kind, step, times, overrides(folder, train__rollbacks='3', train__log_every='1'))
+    code, err = poisoned(workdir, kind, step, times, overrides(folder, **FIELDS, train__rollbacks='3', train__log_every='1'))
     findings.check(code == 0 and err.count('going back to step') == times, f'{name}: it ended with {code}: {err}')
     if code == 0:
         result = json.loads((workdir / 'result.json').read_text())

@@ -315,7 +315,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def test_a_streamed_run_is_the_resident_one_also_when_killed_in_an_epoch(folder, fields):
     """Eight steps an epoch, and a checkpoint in the middle of each."""
     name = '-'.join(fields)
-    common = overrides(folder, **{'train__checkpoint_every_epochs': '0.5', 'epochs': '3', 'train__log_every': '1'}, **fields)
+    common = overrides(
+        folder, **{'train__checkpoint_every_epochs': '0.5', 'epochs': '3', 'train__log_every': '1', 'evaluation__test': 'false'}, **fields
+    )
     resident, streamed, killed = (folder / f'{kind}-{name}' for kind in ('resident', 'streamed', 'killed'))
     for workdir, chosen in ((resident, 'resident'), (streamed, 'stream')):
         code, _, err = run('train', '--workdir', str(workdir), *common, f'--config.data.pipeline={chosen}')

@@ -38,7 +38,7 @@ def test_it_stops_and_names_the_steps_and_what_stands(tmp_path: pathlib.Path, ki
 @pytest.mark.slow
 def test_it_goes_back_with_a_smaller_rate_and_counts_that(tmp_path: pathlib.Path) -> None:
     workdir = tmp_path / 'run'
-    fields = overrides(tmp_path, train__rollbacks='2', train__log_every='1', optimizer__warmup_epochs='0')
+    fields = overrides(tmp_path, train__rollbacks='2', train__log_every='1', optimizer__warmup_epochs='0', evaluation__test='false')
     code, _, err = poisoned('nan-parameters', 2 * PER_EPOCH + 3, 2, 'train', '--workdir', str(workdir), *fields)
     assert code == 0, err
     assert re.search(r'the loss is nan at step 18, .*; going back to step 14 with 0\.5 of the learning rate \(rollback 1 of 2\)', err), err

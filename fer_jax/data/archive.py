@@ -42,6 +42,7 @@ CORRUPT = (
     zlib.error,
 )
 MAX_HEADER = 1 << 20  # bytes of a tar's header for a long name or for attributes; tarfile reads it whole
+TEXTS = ('.csv', '.tsv', '.txt', '.lst')  # endings of tables
 MOST_HEADER = 1 << 14  # bytes of a CSV that tell what is in it
 UTF_8_NAME = 0x800  # the flag of a zip's member that says so
 MAX_DEPTH = 100  # of folders in each other
@@ -282,7 +283,7 @@ def _tar_entries(path: pathlib.Path) -> Iterator[Member]:
 @contextlib.contextmanager
 def open_csv(path: str | os.PathLike, fitting: Callable[[bytes], int]) -> Iterator[tuple[io.BufferedIOBase, str, tuple[str, ...]]]:
     """(stream, name for messages, names of what lies beside it) of a CSV: `path` itself, plain or compressed, or one in that folder or
-    archive: the only *.csv, or of several the one that fits best.
+    archive: the only *.csv, or of several the one that fits best; where there is none, another text that fits.
 
     Args:
       fitting: how well the first bytes of a CSV fit, 0 for not at all.
@@ -295,18 +296,21 @@ def open_csv(path: str | os.PathLike, fitting: Callable[[bytes], int]) -> Iterat
             yield stream, str(path), ()
         return
     names = listing(path).files
-    found = [name for name in names if name.lower().endswith('.csv')]
-    if len(found) > 1:
+    certain = [name for name in names if name.lower().endswith('.csv')]
+    found = certain or [name for name in names if name.lower().endswith(TEXTS)]
+    if len(found) > len(certain[:1]):
         fits = {}
         with contextlib.closing(members(path)) as files:
             for member in files:
                 if member.name in found:
                     with member.open() as stream:
                         fits[member.name] = fitting(stream.read(MOST_HEADER))
-        found = [name for name in found if fits[name] == max(fits.values())]
+        found = [name for name in found if fits[name] == max(fits.values()) and (certain or fits[name])]
     if len(found) != 1:
-        shown = ', '.join(printable(name) for name in found[:10])
-        problem = f'{len(found)} CSV files ({shown}): unpack it and give the one to read' if found else 'no CSV file'
+        shown = ', '.join(printable(name) for name in (found or names)[:10])
+        problem = (
+            f'{len(found)} CSV files ({shown}): unpack it and give the one to read' if found else f'no CSV file, but {shown or "none"}'
+        )
         raise InputError(f'{path}: holds {problem}')
     with open_member(path, found[0]) as (stream, where):
         yield stream, where, tuple(name for name in names if name != found[0])

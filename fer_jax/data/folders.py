@@ -111,7 +111,7 @@ def read_faces(
 
 
 def _content(member: Member, alone: bool) -> bytes | InputError:
-    """A picture file's bytes; or, of one that lies `alone` in a folder, why they cannot be read. What is wrong with an archive is raised."""
+    """A picture file's bytes; or, of one that lies `alone` in a folder, why they cannot be read. An archive's errors are raised."""
     try:
         with member.open() as stream:
             return stream.read(MAX_FILE + 1)

@@ -224,7 +224,7 @@ NO_IMAGES = [
     (b'this is text', 'not an image'),
     (encoded(NOISE)[:-100], 'damaged image'),
     (encoded(NOISE)[:40], 'damaged image|not an image'),
-    (header_only(20_000, 20_000), '20000×20000 pixels: more than 250 million are a decompression bomb|not an image'),
+    (header_only(20_000, 20_000), '20000×20000 pixels: more than 250 million are a decompression bomb|damaged image'),
     (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', 'not an image'),
     (encoded(np.full((48, 48), np.nan, np.float32), 'TIFF'), 'not finite'),
 ]
@@ -234,6 +234,38 @@ NO_IMAGES = [
 def test_what_is_no_image_is_said(content, message):
     with pytest.raises(InputError, match=message):
         decode_face(content)
+
+
+def test_white_that_is_zero_in_16_bits():
+    """A TIFF may count from white to black; Pillow turns that round up to 8 bits."""
+    black = encoded(Image.fromarray(65_535 - GREY.astype(np.uint16) * 257), 'TIFF')
+    tag = struct.pack('<HHIHH', 262, 3, 1, 1, 0)
+    assert black.count(tag) == 1
+    np.testing.assert_array_equal(decode_face(black.replace(tag, struct.pack('<HHIHH', 262, 3, 1, 0, 0))), GREY)
+
+
+def colours_of_16_bits(values):
+    """A PNG of RGB whose channels are all these, uint16 [48, 48]."""
+    rows = b''.join(b'\0' + np.repeat(row, 3).astype('>u2').tobytes() for row in values)
+    chunks = ((b'IHDR', struct.pack('>IIBBBBB', 48, 48, 16, 2, 0, 0, 0)), (b'IDAT', zlib.compress(rows)), (b'IEND', b''))
+    parts = (struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data)) for kind, data in chunks)
+    return b'\x89PNG\r\n\x1a\n' + b''.join(parts)
+
+
+def test_colours_of_16_bits_that_come_out_black_are_refused():
+    """Pillow keeps the upper 8 of the 16 bits, of which values of 0 to 255 have none."""
+    np.testing.assert_array_equal(decode_face(colours_of_16_bits(GREY.astype(np.uint16) * 257)), GREY)
+    with pytest.raises(InputError, match='black throughout, of 16 bits a channel'):
+        decode_face(colours_of_16_bits(GREY.astype(np.uint16)))
+    assert not decode_face(encoded(np.zeros((48, 48), np.uint8))).any()
+
+
+def test_an_image_that_pillow_lacks_is_not_called_none():
+    doubles = encoded(np.zeros((48, 48), np.float32), 'TIFF').replace(
+        struct.pack('<HHIHH', 258, 3, 1, 32, 0), struct.pack('<HHIHH', 258, 3, 1, 64, 0)
+    )
+    with pytest.raises(InputError, match='of a kind that Pillow does not read'):
+        decode_face(doubles)
 
 
 def test_a_decompression_bomb_is_refused_by_its_size():

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from fer_jax.core.errors import InputError
+from fer_jax.core.errors import InputError, printable
 
 TEMPORARY = re.compile(r'\..+\.\d+-[0-9a-f]{8}\.tmp')  # the names that `open_atomic` gives
 MOST_TEXT = 64 << 20  # bytes of a file that is read at once
@@ -71,6 +71,15 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + '\n')
 
 
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """A regular file to read from; InputError where it is none: no pipe that nobody writes into, no device without an end is waited for."""
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), 'rb')
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise InputError(f'{printable(os.fspath(path))}: not a regular file')
+    return file
+
+
 def read_bytes(path: str | os.PathLike, most: int) -> bytes:
     """The content of a regular file of at most `most` bytes.
 
@@ -78,10 +87,7 @@ def read_bytes(path: str | os.PathLike, most: int) -> bytes:
       InputError: the file is missing, no regular one, larger, or cannot be read.
     """
     try:
-        # Neither a pipe that nobody writes into nor a device without an end may be waited for.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), 'rb') as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise InputError(f'{path}: not a regular file')
+        with open_regular(path) as file:
             content = file.read(most + 1)
     except FileNotFoundError:
         raise InputError(f'{path}: no such file') from None
@@ -135,6 +141,6 @@ def check_fields(record: Any, fields: dict[str, Any], path: pathlib.Path, prefix
 
 
 def sha256_file(path: str | os.PathLike) -> str:
-    """The sha256 of a file's bytes, in hex."""
-    with open(path, 'rb') as file:
+    """The sha256 of a regular file's bytes, in hex; InputError where it is none."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()

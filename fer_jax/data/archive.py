@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from fer_jax.core.errors import InputError, printable
+from fer_jax.core.files import open_regular
 
 MAX_INFLATED = 64 << 30  # bytes that one archive may unpack to
 MAX_RATIO = 200  # and that as a multiple of its own size; text of pixels shrinks 3 to 8 times, images not at all
@@ -41,7 +42,9 @@ CORRUPT = (
     zlib.error,
 )
 MAX_HEADER = 1 << 20  # bytes of a tar's header for a long name or for attributes; tarfile reads it whole
+TEXTS = ('.csv', '.tsv', '.txt', '.lst')  # endings of tables
 MOST_HEADER = 1 << 14  # bytes of a CSV that tell what is in it
+UTF_8_NAME = 0x800  # the flag of a zip's member that says so
 MAX_DEPTH = 100  # of folders in each other
 # What desktops and file servers leave in folders, besides names that start with a dot: passed over without a word.
 JUNK = frozenset(('thumbs.db', 'ehthumbs.db', 'desktop.ini', 'icon\r', '__macosx', '@eadir', '$recycle.bin', 'system volume information'))
@@ -199,17 +202,11 @@ def _folder_entries(path: pathlib.Path) -> Iterator[Member]:
             yield Member(inside, folder, None)
         for name in sorted(files):
             file = os.path.join(folder, name)
-            yield Member(prefix + name, printable(file), partial(_open_regular, file))
+            yield Member(prefix + name, printable(file), partial(open_regular, file))
 
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def _open_regular(path: str) -> io.BufferedIOBase:
-    if not pathlib.Path(path).is_file():  # opening a pipe would wait for ever
-        raise InputError(f'{printable(path)}: not a regular file')
-    return open(path, 'rb')
 
 
 def _inside(name: str, where: str) -> str:
@@ -222,12 +219,21 @@ def _inside(name: str, where: str) -> str:
     return '/'.join(part for part in name.split('/') if part not in ('', '.'))
 
 
+def _name(info: zipfile.ZipInfo) -> str:
+    """A member's name: macOS writes it in UTF-8 and does not say so, which zipfile then takes for the code page of DOS."""
+    if not info.flag_bits & UTF_8_NAME:
+        with contextlib.suppress(UnicodeError):
+            return info.filename.encode('cp437').decode()
+    return info.filename
+
+
 def _zip_entries(path: pathlib.Path) -> Iterator[Member]:
     budget = _budget(path)
     with _corrupt(str(path)), zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
-            where = f'{path}: {printable(info.filename)}'
-            name = _inside(info.filename, where)
+            told = _name(info)
+            where = f'{path}: {printable(told)}'
+            name = _inside(told, where)
             if stat.S_ISLNK(info.external_attr >> 16):
                 raise InputError(f'{where}: a link: refused')
             if info.is_dir():
@@ -277,7 +283,7 @@ def _tar_entries(path: pathlib.Path) -> Iterator[Member]:
 @contextlib.contextmanager
 def open_csv(path: str | os.PathLike, fitting: Callable[[bytes], int]) -> Iterator[tuple[io.BufferedIOBase, str, tuple[str, ...]]]:
     """(stream, name for messages, names of what lies beside it) of a CSV: `path` itself, plain or compressed, or one in that folder or
-    archive: the only *.csv, or of several the one that fits best.
+    archive: the only *.csv, or of several the one that fits best; where there is none, another text that fits.
 
     Args:
       fitting: how well the first bytes of a CSV fit, 0 for not at all.
@@ -290,18 +296,21 @@ def open_csv(path: str | os.PathLike, fitting: Callable[[bytes], int]) -> Iterat
             yield stream, str(path), ()
         return
     names = listing(path).files
-    found = [name for name in names if name.lower().endswith('.csv')]
-    if len(found) > 1:
+    certain = [name for name in names if name.lower().endswith('.csv')]
+    found = certain or [name for name in names if name.lower().endswith(TEXTS)]
+    if len(found) > len(certain[:1]):
         fits = {}
         with contextlib.closing(members(path)) as files:
             for member in files:
                 if member.name in found:
                     with member.open() as stream:
                         fits[member.name] = fitting(stream.read(MOST_HEADER))
-        found = [name for name in found if fits[name] == max(fits.values())]
+        found = [name for name in found if fits[name] == max(fits.values()) and (certain or fits[name])]
     if len(found) != 1:
-        shown = ', '.join(printable(name) for name in found[:10])
-        problem = f'{len(found)} CSV files ({shown}): unpack it and give the one to read' if found else 'no CSV file'
+        shown = ', '.join(printable(name) for name in (found or names)[:10])
+        problem = (
+            f'{len(found)} CSV files ({shown}): unpack it and give the one to read' if found else f'no CSV file, but {shown or "none"}'
+        )
         raise InputError(f'{path}: holds {problem}')
     with open_member(path, found[0]) as (stream, where):
         yield stream, where, tuple(name for name in names if name != found[0])

@@ -5,13 +5,14 @@ import dataclasses
 import itertools
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from fer_jax.core.errors import InputError, printable, unknown
-from fer_jax.data.archive import Listing, members
+from fer_jax.data.archive import Listing, Member, kind, members
 from fer_jax.data.images import HEAD, MAX_FILE, MEGAPIXELS, Box, begins_as_image, decode, face_in, is_image_name
 from fer_jax.data.schema import IMAGE_SIDE, Faces
 
@@ -89,12 +90,14 @@ def read_faces(
 ) -> dict[tuple[str, int], np.ndarray | InputError]:
     """(file, place among its boxes) → the face in that box, as of images.face_in, or why it cannot be read; errors as of `members`."""
     found: dict[tuple[str, int], np.ndarray | InputError] = {}
+    alone = kind(path) == 'folder'
     with contextlib.closing(members(path)) as entries:
         for member in entries:
             if own := boxes.get(member.name):
-                with member.open() as stream:  # what is wrong with the archive itself is no bad image, and always refused
-                    content = stream.read(MAX_FILE + 1)
+                content = _content(member, alone)
                 try:
+                    if isinstance(content, InputError):
+                        raise content
                     picture = decode(content, megapixels, None if any(own) else 2 * IMAGE_SIDE)
                 except InputError as error:
                     found |= {(member.name, place): error for place in range(len(own))}
@@ -107,17 +110,33 @@ def read_faces(
     return found
 
 
+def _content(member: Member, alone: bool) -> bytes | InputError:
+    """A picture file's bytes; or, of one that lies `alone` in a folder, why they cannot be read. An archive's errors are raised."""
+    try:
+        with member.open() as stream:
+            return stream.read(MAX_FILE + 1)
+    except (InputError, OSError) as error:
+        if not alone:
+            raise
+        why = str(error) if isinstance(error, InputError) else f'cannot be read ({error.strerror})'
+        return InputError(why.removeprefix(f'{member.where}: '))
+
+
 def skipped_or_refused(path: str | os.PathLike, bad: Mapping[str, str], count: int, what: str, skip_bad: bool) -> tuple[str, ...]:
-    """'name: why' of each that is bad, sorted.
+    """'name: why' of each that is bad, sorted by name and the numbers in it.
 
     Raises:
       InputError: there are some and `skip_bad` is false.
     """
-    skipped = tuple(f'{printable(name)}: {why}' for name, why in sorted(bad.items()))
+    skipped = tuple(f'{printable(name)}: {bad[name]}' for name in sorted(bad, key=_by_number))
     if skipped and not skip_bad:
         first = '; '.join(skipped[:NAMED]) + (f'; and {len(skipped) - NAMED:,} more' if len(skipped) > NAMED else '')
         raise InputError(f'{path}: {len(skipped):,} of {count:,} {what} (--skip-bad leaves them out): {first}')
     return skipped
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    return [(int(part), '') if part.isdecimal() else (-1, part) for part in re.split(r'([0-9]+)', name)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,8 +166,9 @@ def read_layout(names: Listing, pictures: Collection[str], where: str) -> Layout
     depth = 2 if titles else 1
     images = {name: parts for name, parts in images.items() if len(parts) > depth}
     if not images:
-        raise InputError(f'{where}: no image in a class folder: expected split/class/*.png or class/*.png')
-    _check_levels([parts[depth - 1 :] for parts in images.values()], where)
+        found = f'{len(pictures):,} pictures in none: {shown(sorted(pictures))}' if pictures else _files(names.files)
+        raise InputError(f'{where}: no image in a class folder: expected split/class/*.png or class/*.png, found {found}')
+    deeper = _check_levels([parts[depth - 1 :] for parts in images.values()], where)
     split_of_folder = {title: split for split, title in titles.items()}
     files = {name: (split_of_folder[parts[0]] if titles else 'train', parts[depth - 1]) for name, parts in images.items()}
     filled = {'/'.join(parts[:depth]) for parts in images.values()}
@@ -159,7 +179,7 @@ def read_layout(names: Listing, pictures: Collection[str], where: str) -> Layout
         if titles and folder.startswith(prefix) and len(parts) == 1 and parts[0] not in split_of_folder:
             raise InputError(f'{where}: empty split: {printable(folder)} holds no image in a class folder: fill it or remove it')
     told = ', '.join(f'{printable(title)} is {split}' for split, title in titles.items())
-    note = f'folders read as {printable(prefix)}' + (f'split/class: {told}' if titles else 'class, without splits')
+    note = f'folders read as {printable(prefix)}' + (f'split/class: {told}' if titles else 'class, without splits') + deeper
     ignored = [name for name in names.files if name not in files]
     warnings = (f'{where}: {len(ignored):,} files are not images in a class folder and left out: {shown(ignored)}',) if ignored else ()
     return Layout(files, titles, (note,), warnings)
@@ -189,23 +209,57 @@ def _split_titles(tops: list[str], where: str) -> dict[str, str]:
     return {split: found[split] for split in SPLIT_WORDS if split in found}
 
 
-def _check_levels(images: list[list[str]], where: str) -> None:
-    """Returns if the first folders of these names can be the classes; InputError where those below them look like it instead."""
-    below: dict[str, set[str]] = {}
-    for parts in images:
-        if len(parts) > 2:
-            below.setdefault(parts[0], set()).add(parts[1])
-    classes, counts = {parts[0] for parts in images}, Counter(itertools.chain(*below.values()))
+def _files(names: Sequence[str]) -> str:
+    return f'no picture among {len(names):,} files: {shown(names)}' if names else 'no file'
+
+
+def _check_levels(images: list[list[str]], where: str) -> str:
+    """What is to be said of images that lie below the first folders of these names, in others; '' where most lie right in the first.
+
+    Raises:
+      InputError: the folders below look like the classes, or the splits, rather than the first.
+    """
+    deep = [parts for parts in images if len(parts) > 2]
+    if 2 * len(deep) <= len(images):
+        return ''
+    words = lambda names: {name.lower() for name in names}  # noqa: E731
+    tops, below = sorted({parts[0] for parts in deep}), {(parts[0], parts[1]) for parts in deep}
+    counts = Counter(name for _, name in below)
+    if len(counts) > 1 and all(map(split_of, counts)):
+        raise InputError(
+            f'{where}: the folders {shown(tops)} hold splits ({shown(sorted(counts))}): expected split/class/…: give one of the folders,'
+            ' or put the splits above the classes'
+        )
     shared = [name for name, count in counts.items() if count > 1]
-    deep = sum(len(parts) > 2 for parts in images)
-    alike = len(shared) > 1 and 2 * len(shared) >= len(counts)
-    telling = len(counts) > 1 and {name.lower() for name in counts} <= EXPRESSIONS
-    if 2 * deep > len(images) and (alike or telling) and not {name.lower() for name in classes} <= EXPRESSIONS:
+    look = set(counts) if len(shared) > 1 and 2 * len(shared) >= len(counts) else set()
+    for level in range(1, max(map(len, deep)) - 1):
+        names = {parts[level] for parts in deep if len(parts) > level + 1}
+        if not look and len(names) > 1 and 2 * len(words(names) & EXPRESSIONS) >= max(len(words(names)), 2):
+            look = {'/'.join(parts[1 : level + 1]) for parts in deep if len(parts) > level + 1}
+    if look and not words(parts[0] for parts in images) <= EXPRESSIONS:
         ways = 'call them train, validation and test, give one of them, or list the files in a table (data.dataset=image_table)'
         raise InputError(
-            f'{where}: a level too many: the folders {shown(sorted(classes))} hold {shown(sorted(counts))}, which look like the classes:'
-            f' {ways}; if they are none, put the images of each class right into its folder'
+            f'{where}: a level too many: the folders {shown(tops)} hold {shown(sorted(look))}, which look like the classes: {ways};'
+            ' if they are none, put the images of each class right into its folder'
         )
+    return f'; {len(deep):,} images lie deeper, such as {printable("/".join(deep[0]))}'
+
+
+def check_classes(names: Collection[str], where: str) -> None:
+    """Returns if these can be the classes of a data set.
+
+    Raises:
+      InputError: there is only one, or two are the same but for capital letters, blanks, leading zeros or how an accent is encoded.
+    """
+    if len(names) < 2:
+        raise InputError(f'{where}: only one class ({", ".join(map(printable, names))}): there is nothing to tell apart')
+    known: dict[str, str] = {}
+    for name in sorted(names):
+        word = ' '.join(unicodedata.normalize('NFC', name).casefold().split())
+        word = str(int(word)) if word.isdecimal() else word
+        if word in known:
+            raise InputError(f'{where}: classes of one name: {printable(known[word])} and {printable(name)}: write each in one way')
+        known[word] = name
 
 
 def class_position(folder: str, classes: Sequence[str], synonyms: Mapping[str, str], path: str | os.PathLike) -> int:

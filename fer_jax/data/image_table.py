@@ -8,7 +8,7 @@ import os
 import pathlib
 import posixpath
 import re
-from collections import Counter
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,25 +16,26 @@ import numpy as np
 
 from fer_jax.core.errors import InputError, printable
 from fer_jax.data import npz
-from fer_jax.data.archive import MOST_HEADER, Listing, kind, listing, open_member
-from fer_jax.data.folders import pictures_in, read_faces, shown, skipped_or_refused, split_of
+from fer_jax.data.archive import MOST_HEADER, TEXTS, Listing, kind, listing, open_member
+from fer_jax.data.folders import NAMED, check_classes, pictures_in, read_faces, shown, skipped_or_refused, split_of
 from fer_jax.data.images import MEGAPIXELS, Box, decode, face_in, is_image_name
 from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Faces, Source
 from fer_jax.data.table import first_row, rows
 
-TEXTS = ('.csv', '.tsv', '.txt', '.lst')
+PARQUET = ('.parquet', '.parq', '.pq')
 BATCH = 256  # rows of parquet that are read at once
 DELIMITERS = ',;\t '  # a blank only where there is none of the others
 # What the columns may be called.
 PATHS = ('path', 'file', 'filename', 'file_name', 'filepath', 'file_path', 'image', 'image_path', 'image_name', 'img', 'img_path', 'pth',
          'subdirectory_filepath', 'picture', 'photo', 'name', 'img_bytes', 'image_bytes')  # fmt: skip
-LABELS = ('label', 'emotion', 'expression', 'class', 'category', 'target', 'labels')
+LABELS = ('label', 'emotion', 'expression', 'class', 'category', 'target', 'labels', 'expression_label', 'emotion_label')
 SPLIT_COLUMNS = ('split', 'usage', 'set', 'partition', 'subset')
 SUBJECTS = ('subject', 'subject_id', 'person', 'person_id', 'identity', 'participant', 'actor')
 BOXES = (('left', 'top', 'width', 'height'), ('x', 'y', 'w', 'h'), ('x', 'y', 'width', 'height'),
          ('face_x', 'face_y', 'face_width', 'face_height'))  # fmt: skip
 CORNERS = (('left', 'top', 'right', 'bottom'), ('xmin', 'ymin', 'xmax', 'ymax'), ('x1', 'y1', 'x2', 'y2'),
            ('face_box_left', 'face_box_top', 'face_box_right', 'face_box_bottom'))  # fmt: skip
+MISSING = ('', 'nan', 'na', 'n/a', '#n/a', '<na>', 'null', 'nat')  # what an empty cell becomes where tables are saved
 # What numbers mean in the sets that have no words; '' is no expression, and such rows are left out.
 RAF_DB = dict(enumerate(('surprise', 'fear', 'disgust', 'happiness', 'sadness', 'anger', 'neutral'), start=1))
 EXPW = dict(enumerate(('angry', 'disgust', 'fear', 'happy', 'sad', 'surprise', 'neutral')))
@@ -92,7 +93,9 @@ def read(path: str | os.PathLike, table: str | None = None, skip_bad: bool = Fal
         for row in own(bad):
             found.append(row._replace(split=row.split or split or 'train'))
     if not found:
-        raise InputError(f'{path}: {", ".join(tables)}: no row that could be read' + (f': {next(iter(bad.items()))}' if bad else ''))
+        raise InputError(
+            f'{path}: {", ".join(tables)}: no row that could be read' + (f': {": ".join(next(iter(bad.items())))}' if bad else '')
+        )
     nothing = sum(not row.label for row in found)
     notes += [f'{nothing:,} rows are of no expression and left out'] * bool(nothing)
     found = [row for row in found if row.label]
@@ -102,14 +105,21 @@ def read(path: str | os.PathLike, table: str | None = None, skip_bad: bool = Fal
     notes += [f'{len(left):,} pictures are in no row and left out: {shown(left)}'] * bool(left)
     if 'train' not in {found[number].split for number in kept}:
         raise InputError(f'{path}: no row of the training split could be read')
+    check_classes({found[number].label for number in kept}, str(path))
     return _source([found[number] for number in kept], [faces[number] for number in kept], skipped, tuple(notes))
 
 
 def located(path: str, table: str | None) -> dict[str, Any]:
     """`path` and `table` of the configuration, where `path` is a list of files: its folder, and its name."""
-    if table or not os.path.isfile(path) or kind(path) != 'file' or _is_parquet(path):
+    if table or not os.path.isfile(path) or kind(path) != 'file' or _is_parquet(path) and not _lists_files(pathlib.Path(path)):
         return {}
     return {'path': os.path.dirname(os.path.abspath(path)), 'table': os.path.basename(path)}
+
+
+def _lists_files(file: pathlib.Path) -> bool:
+    """Whether what a file of parquet has for the pictures is text; InputError as of `read`."""
+    schema, form = _parquet(file)[1:]
+    return str(schema.types[form.path]) in ('string', 'large_string')
 
 
 def _source(found: Sequence[Row], faces: Sequence[np.ndarray], skipped: tuple[str, ...], notes: tuple[str, ...]) -> Source:
@@ -125,16 +135,12 @@ def _source(found: Sequence[Row], faces: Sequence[np.ndarray], skipped: tuple[st
 
 
 def _classes(labels: set[str]) -> tuple[str, ...]:
-    if all(label.isdecimal() for label in labels):
-        return tuple(sorted(labels, key=int))
-    alike = [name for name, count in Counter(label.lower() for label in labels).items() if count > 1]
-    if alike:
-        raise InputError(f'labels differ by capital letters alone: {shown(sorted(alike))}: write each in one way')
-    return tuple(sorted(labels))
+    numbers = all(label.isdecimal() for label in labels)
+    return tuple(sorted(labels, key=lambda label: (int(label) if numbers else 0, label)))
 
 
 def _is_parquet(name: str | os.PathLike) -> bool:
-    return os.fspath(name).lower().endswith('.parquet')
+    return os.fspath(name).lower().endswith(PARQUET)
 
 
 def _tables(path: str | os.PathLike, names: Listing, table: str | None) -> dict[str, str | None]:
@@ -144,20 +150,29 @@ def _tables(path: str | os.PathLike, names: Listing, table: str | None) -> dict[
         if name not in names.files:
             raise InputError(f'data.table={table}: {path} holds no such file')
         return {name: None}
-    found = []
+    found, others = [], []
     for name in names.files:
         if name.lower().endswith(TEXTS):
-            with open_member(path, name) as (stream, _), contextlib.suppress(InputError):
-                _form(name, first_row(stream.read(MOST_HEADER), DELIMITERS))
+            try:
+                _form(name, _header(path, name))
                 found.append(name)
+            except InputError as error:
+                others.append(str(error))
         elif _is_parquet(name):
             found.append(name)
     splits = {name: split_of(re.sub(r'-\d+-of-\d+$', '', pathlib.PurePosixPath(name).stem)) for name in found}
     if len(found) > 1 and (None in splits.values() or len(set(splits.values())) < len(found) and not all(map(_is_parquet, found))):
         raise InputError(f'{path}: holds several tables: {shown(found)}: name the one to read as --config.data.table=…')
     if not found:
-        raise InputError(f'{path}: holds no table with a column for the picture and one for the label ({", ".join(TEXTS)}, .parquet)')
+        what = f'no table with a column for the picture and one for the label ({", ".join((*TEXTS, *PARQUET))})'
+        why = '; '.join(others[:NAMED]) or f'but {shown([name for name in names.files if not is_image_name(name)]) or "pictures alone"}'
+        raise InputError(f'{path}: holds {what}: {why}')
     return splits
+
+
+def _header(path: str | os.PathLike, name: str) -> list[str]:
+    with open_member(path, name) as (stream, _):
+        return first_row(stream.read(MOST_HEADER), name, DELIMITERS)
 
 
 def _form(name: str, header: Sequence[str]) -> Form:
@@ -169,6 +184,8 @@ def _form(name: str, header: Sequence[str]) -> Form:
         if len(header) == 8 and name.lower().endswith('.lst'):
             return Form('ExpW', 0, 7, box=(3, 2, 4, 5), corners=True, codes=EXPW)
         raise InputError(f'{name}, line 1: {len(header)} columns without a header: a first line with path, label, … would tell them')
+
+    header = [re.sub(r'[\s-]+', '_', column) for column in header]
 
     def one(group: Sequence[str], what: str) -> int | None:
         own = [column for column in header if column in group]
@@ -191,6 +208,9 @@ def _form(name: str, header: Sequence[str]) -> Form:
     for field, what in ((form.split, 'split'), (form.subject, 'subject')):
         form.name += f', {what} from {header[field]}' if field is not None else ''
     form.name += f', box from {", ".join(header[field] for field in form.box)}' if form.box else ''
+    heeded = {form.path, form.label, form.split, form.subject, *form.box}
+    rest = [column for place, column in enumerate(header) if place not in heeded and column]
+    form.name += f'; not heeded: {shown(rest)}' if rest else ''
     return form
 
 
@@ -198,8 +218,7 @@ Rows = Callable[[dict[str, str]], Iterator[Row]]  # those of a table that can be
 
 
 def _open_text(path: str | os.PathLike, name: str) -> tuple[str, Rows]:
-    with open_member(path, name) as (stream, _):
-        header = first_row(stream.read(MOST_HEADER), DELIMITERS)
+    header = _header(path, name)
     form = _form(name, header)
 
     def read_rows(bad: dict[str, str]) -> Iterator[Row]:
@@ -215,7 +234,8 @@ def _open_text(path: str | os.PathLike, name: str) -> tuple[str, Rows]:
     return form.name, read_rows
 
 
-def _open_parquet(file: pathlib.Path) -> tuple[str, Rows]:
+def _parquet(file: pathlib.Path) -> tuple[Any, Any, Form]:
+    """A file of parquet, its schema, and what its columns mean; InputError where it is none."""
     import pyarrow
     import pyarrow.parquet  # slow to import
 
@@ -223,13 +243,20 @@ def _open_parquet(file: pathlib.Path) -> tuple[str, Rows]:
         raise InputError(f'{file}: parquet is read where it is a file: unpack it')
     try:
         table = pyarrow.parquet.ParquetFile(file)
-        columns = table.schema_arrow.names
-        metadata = json.loads((table.schema_arrow.metadata or {}).get(b'huggingface', b'{}'))
+        schema = table.schema_arrow
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise InputError(f'{file}: damaged, or no parquet: {error}') from None
-    form = _form(file.name, [column.lower() for column in columns])
-    told = metadata
-    for key in ('info', 'features', columns[form.label], 'names'):
+    return table, schema, _form(file.name, [column.lower() for column in schema.names])
+
+
+def _open_parquet(file: pathlib.Path) -> tuple[str, Rows]:
+    import pyarrow  # slow to import
+
+    table, schema, form = _parquet(file)
+    told: Any = None
+    with contextlib.suppress(ValueError):
+        told = json.loads((schema.metadata or {}).get(b'huggingface', b'{}'))
+    for key in ('info', 'features', schema.names[form.label], 'names'):
         told = told.get(key) if isinstance(told, dict) else None
     form.codes = dict(enumerate(told)) if isinstance(told, list) and all(isinstance(each, str) for each in told) else form.codes
 
@@ -237,8 +264,8 @@ def _open_parquet(file: pathlib.Path) -> tuple[str, Rows]:
         number = 0
         try:
             for batch in table.iter_batches(batch_size=BATCH):
-                for values in batch.to_pylist():
-                    fields, number = list(values.values()), number + 1
+                for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    fields, number = list(values), number + 1
                     inside = fields[form.path]
                     if isinstance(inside, dict):  # as Hugging Face writes pictures
                         fields[form.path] = inside.get('bytes') or inside.get('path')
@@ -262,7 +289,9 @@ def _noted(bad: dict[str, str], place: str) -> Iterator[None]:
 
 def _row(place: str, fields: Sequence[Any], form: Form) -> Row:
     """The face that a row is about; InputError says what is wrong with it."""
-    picture, label = fields[form.path], str(fields[form.label])
+    picture, label = fields[form.path], _word(fields[form.label])
+    if not isinstance(picture, bytes):
+        picture = _word(picture)
     if not picture or not label:
         raise InputError('names no picture' if not picture else 'has no label')
     label = re.sub(r'^(\d+)\.0*$', r'\1', label)
@@ -274,22 +303,34 @@ def _row(place: str, fields: Sequence[Any], form: Form) -> Row:
         label = form.codes[int(label)]
     split = None
     if form.split is not None:
-        split = split_of(str(fields[form.split]))
+        word = _word(fields[form.split])
+        split = split_of(word)
         if split is None:
-            raise InputError(f'unknown split {ascii(str(fields[form.split])[:20])}: known are train, validation and test')
+            raise InputError(f'unknown split {ascii(word[:20])}: known are train, validation and test')
     elif form.codes is RAF_DB:
         split = split_of(posixpath.basename(picture).partition('_')[0])
-    subject = '' if form.subject is None else str(fields[form.subject])
+    subject = '' if form.subject is None else _word(fields[form.subject])
     return Row(place, picture, label, split, subject, _box([fields[each] for each in form.box], form.corners))
 
 
+def _word(value: Any) -> str:
+    """What a cell says, '' where it stands for an empty one; InputError where it holds more than one value."""
+    if isinstance(value, list | dict | tuple | set):
+        raise InputError(f'{ascii(str(value)[:40])} where one word, number or picture was expected')
+    text = (value.decode('utf-8', 'replace') if isinstance(value, bytes) else str(value)).strip()
+    return '' if text.lower() in MISSING else text
+
+
 def _box(sides: Sequence[Any], corners: bool) -> Box | None:
-    if not sides or not any(str(side).strip() for side in sides):
+    if not any(map(_word, sides)):
         return None
     try:
-        left, top, right, bottom = (round(float(side)) for side in sides)
+        exact = [float(side) for side in sides]
+        left, top, right, bottom = map(round, exact)
     except (ValueError, OverflowError):
         raise InputError(f'a box of {ascii(", ".join(map(str, sides))[:60])}, which are no four numbers') from None
+    if max(exact) <= 1:
+        raise InputError(f'a box of {ascii(", ".join(map(str, sides))[:60])}: parts of the picture, where pixels are expected')
     box = Box(left, top, right - left, bottom - top) if corners else Box(left, top, right, bottom)
     if box.width < 1 or box.height < 1:
         raise InputError(f'a box of {box.width}×{box.height} pixels')
@@ -304,7 +345,7 @@ def _faces(
     files = pictures_in(path, names) if names.files else frozenset()
     ends: dict[str, list[str]] = {}
     for file in files:
-        ends.setdefault(posixpath.basename(file), []).append(file)
+        ends.setdefault(_bare(posixpath.basename(file)), []).append(file)
     wanted: dict[str, list[tuple[int, Box | None]]] = {}
     for number, row in enumerate(found):
         with _noted(bad, row.place):
@@ -322,19 +363,32 @@ def _faces(
     return faces, sorted(files - wanted.keys())
 
 
+def _loose(name: str) -> str:
+    """A name but for capital letters and how accents are encoded, which systems that do not tell them apart write as they like."""
+    return unicodedata.normalize('NFC', name).casefold()
+
+
+def _bare(name: str) -> str:
+    """As of `_loose`, without a picture's ending."""
+    return posixpath.splitext(_loose(name))[0] if is_image_name(name) else _loose(name)
+
+
 def _find(row: Row, files: frozenset[str], ends: Mapping[str, Sequence[str]]) -> str:
-    """The file that a row's picture is."""
+    """The file that a row's picture is. `ends` has the files by the `_bare` last part of their names."""
     table = row.place.rpartition(', line ')[0]
     name = row.picture.replace('\\', '/')
     name = re.sub(r'^(\./)+', '', name)
+    near = ends.get(_bare(posixpath.basename(name)), ())
     if re.match(r'/|[A-Za-z]:', name):  # from another machine's root: as much of its end as is here
-        name = max((file for file in ends.get(posixpath.basename(name), ()) if f'/{name}'.endswith(f'/{file}')), key=len, default=name)
+        name = max((file for file in near if f'/{name}'.endswith(f'/{file}')), key=len, default=name)
     for each in (posixpath.join(posixpath.dirname(table), name), name):
         if posixpath.normpath(each) in files:
             return posixpath.normpath(each)
     stem, ending = posixpath.splitext(name)
-    for each in (f'{stem}_aligned{ending}', name):
-        found = [file for file in ends.get(posixpath.basename(each), ()) if f'/{file}'.endswith(f'/{each}')]
+    aligned = f'{stem}_aligned{ending}'
+    ways = [(aligned, str), (name, str), (name, _loose)] + [(name, _bare)] * (not is_image_name(name))
+    for each, told in ways:
+        found = [file for file in ends.get(_bare(posixpath.basename(each)), ()) if f'/{told(file)}'.endswith(f'/{told(each)}')]
         if len(found) > 1:
             raise InputError(f'{printable(name)} may be {shown(sorted(found))}: write more of its path')
         if found:

@@ -7,7 +7,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -30,6 +30,8 @@ MEGAPIXELS = 250  # millions of pixels that a picture may have unless another nu
 WHOLE = 89_478_485  # pixels that are kept of a picture, at most: a larger one is read at a half of each side, a quarter, …
 BLOCK = 1 << 22  # pixels that are converted together: on their way some take eight times the room
 GREY = ('1', 'L', 'LA', 'La')
+WHITE_IS_ZERO, TIFF_BITS = 262, 258  # tags of a TIFF: how its numbers are meant, and how many bits each has
+PNG_BITS = 24  # where a PNG says how many bits its numbers have
 SLACK = 0.1  # of floats' range: so far beyond it, as resampling leaves them, pixels are cut off
 
 
@@ -118,6 +120,10 @@ def decode(content: bytes, megapixels: int = MEGAPIXELS, side: int | None = None
                 image.draft(image.mode, (image.width // factor, image.height // factor))
             image.load()
             found = plain(image, _reduction(image.size))
+            if is_wide(image.mode) and _tiff_tag(image, WHITE_IS_ZERO) == 0:  # which Pillow heeds up to 8 bits
+                found = ImageOps.invert(found)
+            if _bits(image, content) == 16 and not found.getbbox():
+                raise InputError('black throughout, of 16 bits a channel: of these the upper 8 are read: save it with 8')
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
             if orientation != 1:
                 found.getexif()[ExifTags.Base.Orientation] = orientation
@@ -128,7 +134,8 @@ def decode(content: bytes, megapixels: int = MEGAPIXELS, side: int | None = None
     except MemoryError:
         raise InputError('too large for this memory') from None
     except Image.UnidentifiedImageError:
-        raise InputError('not an image') from None
+        known = begins_as_image(content[:HEAD])
+        raise InputError('damaged image at its very begin, or of a kind that Pillow does not read' if known else 'not an image') from None
     except Exception as error:  # Pillow's decoders raise a dozen kinds on damaged files, also KeyError and struct.error
         raise InputError(f'damaged image ({error})') from None
 
@@ -152,6 +159,24 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
         yield image
 
 
+def _tiff_tag(image: Image.Image, tag: int) -> Any:
+    return image.tag_v2.get(tag) if image.format == 'TIFF' else None
+
+
+def _bits(image: Image.Image, content: bytes) -> int | None:
+    """Of a channel of a colour picture, where its file says so."""
+    if is_wide(image.mode):
+        return None
+    if image.format == 'PNG':
+        return content[PNG_BITS]
+    return max(_tiff_tag(image, TIFF_BITS) or (0,))
+
+
+def is_wide(mode: str) -> bool:
+    """Whether pixels of this mode have more than 8 bits."""
+    return mode == 'F' or mode.startswith('I')
+
+
 def _reduction(size: tuple[int, int]) -> int:
     """By what power of two the sides of a picture are to be divided, so that WHOLE pixels or fewer are left."""
     return 1 << max(0, math.ceil(math.log2(size[0] * size[1] / WHOLE) / 2))
@@ -166,7 +191,7 @@ def plain(image: Image.Image, factor: int = 1) -> Image.Image:
     Raises:
       InputError: pixels that are not finite, or outside these ranges.
     """
-    wide = image.mode == 'F' or image.mode.startswith('I')
+    wide = is_wide(image.mode)
     mode = 'L' if wide or image.mode in GREY else 'RGB'
     if image.mode == mode and factor == 1 and not image.has_transparency_data:
         return image

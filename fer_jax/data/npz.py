@@ -10,7 +10,7 @@ from PIL import Image
 
 from fer_jax.core.errors import InputError
 from fer_jax.data.archive import kind, listing, members
-from fer_jax.data.folders import shown, split_of
+from fer_jax.data.folders import check_classes, shown, split_of
 from fer_jax.data.images import plain, scale_of, square_face
 from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Faces, Source
 
@@ -45,6 +45,7 @@ def read(path: str | os.PathLike) -> Source:
     texts = {split: _texts(array, words, f'{path}: labels of {split}') for split, array in labels.items()}
     known = {text for each in texts.values() for text in each}
     class_names = tuple(sorted(known, key=lambda text: (int(text) if all(map(str.isdecimal, known)) else 0, text)))
+    check_classes(class_names, str(path))
     position = {name: number for number, name in enumerate(class_names)}
     splits = {}
     for split in (split for split in SPLITS if split in images):
@@ -89,6 +90,8 @@ def _texts(labels: np.ndarray, words: list | None, where: str) -> list[str]:
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in 'iufUS':
         raise InputError(f'{where}: expected [n] numbers or words, found {list(labels.shape)} of {labels.dtype}')
+    if labels.dtype.kind == 'f' and not np.isfinite(labels).all():
+        raise InputError(f'{where}: {np.count_nonzero(~np.isfinite(labels)):,} are not finite, first number {np.isfinite(labels).argmin()}')
     texts = [label.decode('latin-1') if isinstance(label, bytes) else str(label) for label in labels.tolist()]
     texts = [re.sub(r'^(\d+)\.0$', r'\1', text) for text in texts]
     if words is None or labels.dtype.kind in 'US':

@@ -80,7 +80,8 @@ def _signature(request: dict) -> dict | None:
         names = [*names, request[field]]
     digest, total = hashlib.sha256(), 0
     for name in names:
-        status = os.stat(path / name)
+        file = path / name
+        status = os.stat(file) if file.exists() else os.lstat(file)  # of a link to nothing, of which the reader will tell
         total += status.st_size
         digest.update(json.dumps([name, status.st_size, status.st_mtime_ns]).encode())
     return {'files': len(names), 'bytes': total, 'state': digest.hexdigest()}
@@ -142,7 +143,9 @@ def _source_sha256(path: pathlib.Path) -> str:
         return sha256_file(path)
     digest = hashlib.sha256()
     for name in listing(path).files:
-        digest.update(json.dumps([name, sha256_file(path / name)]).encode())
+        file = path / name
+        # What is no file, such as a pipe, has no content; the reader has told of it.
+        digest.update(json.dumps([name, sha256_file(file) if file.is_file() else None]).encode())
     return digest.hexdigest()
 
 

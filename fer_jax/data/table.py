@@ -1,7 +1,6 @@
 """Faces as a CSV of emotion,pixels[,Usage]: the form of FER2013 and of CK+'s ckextended.csv."""
 
 import codecs
-import contextlib
 import csv
 import io
 import itertools
@@ -24,7 +23,22 @@ SPLITS = ('usage', 'split', 'set', 'partition', 'subset')
 PIXELS = IMAGE_SIDE**2
 # What a pixel may be written as: an int() for each of FER2013's 83 million would take three times as long.
 VALUES = {f'{value:0{digits}}': value for value in range(256) for digits in (1, 2, 3)}
+# Files that are often given for a CSV, by how they begin.
+OTHER_FORMS = {
+    b'PAR1': 'parquet, which data.dataset=image_table reads where its name says so',
+    b'ARROW1': 'Arrow or Feather: save it as parquet or as CSV',
+    b'\x93NUMPY': 'one array of NumPy: save images and labels together, by np.savez, for data.dataset=image_table',
+    b'\x89HDF': 'HDF5: save it as parquet or as CSV',
+    b'SQLite format': 'a database: save the table as CSV',
+    b'\xd0\xcf\x11\xe0': 'a file of Excel: save it as CSV UTF-8',
+    b"7z\xbc\xaf'": '7z: unpack it',
+    b'Rar!': 'RAR: unpack it',
+    b'\x28\xb5\x2f\xfd': 'compressed by zstd: unpack it',
+    b'<!DOCTYPE': 'a web page, as servers send it where one has to sign in',
+    b'<html': 'a web page, as servers send it where one has to sign in',
+}
 MAX_LINE = 1 << 20  # bytes; a row of FER2013 has at most 9,240
+BRACKETS = str.maketrans('[],', '   ')
 UTF_16 = (b'\xff\xfe', b'\xfe\xff')
 
 
@@ -109,30 +123,57 @@ def position_of(text: str, class_names: Sequence[str], synonyms: Mapping[str, st
 
 
 def rows(stream: io.BufferedReader, where: str, delimiters: str = ',;\t') -> Iterator[tuple[int, list[str]]]:
-    """(line number, fields) of each row of a CSV that is not blank, the header too; bytes that are no ASCII as Latin-1, or UTF-16 where
-    it begins like that. The delimiter is the one that the first line has most of; a blank only where it has none of the others.
+    """(line number, fields) of each row of a CSV that is not blank, the header too.
+
+    A line is UTF-8, or else Latin-1, or all is UTF-16 where it begins like that. The delimiter is the one that the first line has most
+    of, a blank only where it has none of the others; or what Excel says in a line `sep=;` before. Where the rows have one field more
+    than the header, an empty last one is dropped, or numbers of rows that start with 1, as R writes them.
 
     Raises:
-      InputError: a line is longer than any row is, or cannot be told into fields.
+      InputError: a line is longer than any row is, or cannot be told into fields; or it is another kind of file.
     """
     lines = _lines(stream, where)
-    first = next(lines, '')
-    delimiter = max(delimiters.replace(' ', ''), key=first.count)
+    first, above = next(lines, ''), 0
+    if told := re.fullmatch(r'"?sep=(.)"?\n', first):
+        first, above, delimiters = next(lines, ''), 1, told[1]
+    delimiter = max(delimiters.replace(' ', '') or ' ', key=first.count)
     delimiter = ' ' if ' ' in delimiters and delimiter not in first else delimiter
     table = csv.reader(itertools.chain([first], lines), delimiter=delimiter, skipinitialspace=True)
+    width, numbered = 0, None
     try:
         for row in filter(None, table):
-            yield table.line_num, row
+            if len(row) == width + 1 and not row[-1].strip():
+                row = row[:-1]
+            elif len(row) == width + 1 and width:
+                numbered = row[0].strip() == '1' if numbered is None else numbered
+                row = row[numbered:]
+            numbered = False if width and numbered is None else numbered
+            width = width or len(row)
+            yield table.line_num + above, row
     except csv.Error as error:
-        raise InputError(f'{where}, line {table.line_num}: not a CSV: {error}') from None
+        raise InputError(f'{where}, line {table.line_num + above}: not a CSV: {error}') from None
 
 
 def _lines(stream: io.BufferedReader, where: str) -> Iterator[str]:
-    narrow = (line.removeprefix(b'\xef\xbb\xbf').decode('latin-1') for line in iter(lambda: stream.readline(MAX_LINE), b''))
-    for number, line in enumerate(_wide_lines(stream) if stream.peek(2)[:2] in UTF_16 else narrow, start=1):
+    head = stream.peek(MAX_LINE)
+    for start, form in OTHER_FORMS.items():
+        if head.startswith(start):
+            raise InputError(f'{where}: no text but {form}')
+    if b'\r' in head and b'\n' not in head:
+        raise InputError(f'{where}: its lines end as on a Macintosh of old, by carriage returns alone: save it as CSV UTF-8')
+    narrow = map(_decoded, iter(lambda: stream.readline(MAX_LINE), b''))
+    for number, line in enumerate(_wide_lines(stream) if head[:2] in UTF_16 else narrow, start=1):
         if len(line) >= MAX_LINE:
             raise InputError(f'{where}, line {number}: longer than {MAX_LINE:,} bytes: no row of a table')
         yield line.strip(' \r\n') + '\n'  # but no tab, behind which a cell may be empty
+
+
+def _decoded(line: bytes) -> str:
+    line = line.removeprefix(codecs.BOM_UTF8)
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return line.decode('latin-1')
 
 
 def _wide_lines(stream: io.BufferedReader) -> Iterator[str]:
@@ -146,16 +187,17 @@ def _wide_lines(stream: io.BufferedReader) -> Iterator[str]:
     yield rest
 
 
-def first_row(head: bytes, delimiters: str = ',;\t') -> list[str]:
-    """The fields of the first line of what begins with these bytes, in small letters; [] where it is no table."""
-    with contextlib.suppress(InputError):
-        _, row = next(rows(io.BufferedReader(io.BytesIO(head)), '', delimiters), (0, []))
-        return [name.strip().lower() for name in row]
-    return []
+def first_row(head: bytes, where: str, delimiters: str = ',;\t') -> list[str]:
+    """The fields of the first line of what begins with these bytes, in small letters, [] where there is none; errors as of `rows`."""
+    _, row = next(rows(io.BufferedReader(io.BytesIO(head)), where, delimiters), (0, []))
+    return [name.strip().lower() for name in row]
 
 
 def _fitting(head: bytes) -> int:
-    names = first_row(head)
+    try:
+        names = first_row(head, '')
+    except InputError:
+        return 0
     has = [any(each in names for each in group) for group in (LABELS, ('pixels',), SPLITS)]
     return sum(has) if has[0] and has[1] else 0
 
@@ -170,15 +212,14 @@ def _header(table: Iterator[tuple[int, list[str]]], where: str) -> tuple[list[st
         raise InputError(f"{where}: has no labels (no 'emotion' column): Kaggle's test.csv is of no use here; give fer2013.csv")
     if len(labels) != 1 or columns.count('pixels') != 1 or len(usages) > 1:
         found = ascii(','.join(names)[:60])
-        also = ' (parquet and .npz are read by data.dataset=image_table)' if names[0].startswith('PAR1') else ''
-        raise InputError(f'{where}, line 1: expected a header of emotion, pixels and (if known) Usage, found {found}{also}')
+        raise InputError(f'{where}, line 1: expected a header of emotion, pixels and (if known) Usage, found {found}')
     usage = columns.index(usages[0]) if usages else None
     return names, Columns(len(columns), columns.index(labels[0]), columns.index('pixels'), usage)
 
 
 def _pixels(text: str, where: str) -> bytes:
     text = text.strip()
-    pixels = (text.strip('[]').replace(',', ' ') if text.startswith('[') else text).split()
+    pixels = (text.translate(BRACKETS) if text.startswith('[') else text).split()
     if len(pixels) != PIXELS:
         raise InputError(f'{where}: has {len(pixels):,} pixels, not {PIXELS:,} ({IMAGE_SIDE}×{IMAGE_SIDE})')
     try:

@@ -39,8 +39,8 @@ def write_tar(path, contents, mode='w', **info):
     return path
 
 
-def read_csv(path):
-    with open_csv(path, bool) as (stream, where, _):
+def read_csv(path, fitting=bool):
+    with open_csv(path, fitting) as (stream, where, _):
         return stream.read(), where
 
 
@@ -181,8 +181,16 @@ def test_several_csvs_are_named_and_none_is_said(tmp_path):
     with pytest.raises(InputError, match=r'several.zip: holds 2 CSV files \(train.csv, x/test.csv\)'):
         read_csv(several)
     (tmp_path / 'folder').mkdir()
-    with pytest.raises(InputError, match='folder: holds no CSV file'):
+    with pytest.raises(InputError, match='folder: holds no CSV file, but none'):
         read_csv(tmp_path / 'folder')
+    other = write_zip(tmp_path / 'other.zip', {'README.txt': b'of faces', 'fer2013.tar.gz': b'x'})
+    with pytest.raises(InputError, match='other.zip: holds no CSV file, but README.txt, fer2013.tar.gz'):
+        read_csv(other, TEXT.startswith)
+
+
+def test_a_table_of_another_ending_is_found_by_what_it_begins_with(tmp_path):
+    path = write_zip(tmp_path / 'tab.zip', {'README.txt': b'of faces', 'fer2013.tsv': TEXT})
+    assert read_csv(path, TEXT.startswith) == (TEXT, f'{path}: fer2013.tsv')
 
 
 def test_missing_and_odd_files(tmp_path):

@@ -98,6 +98,10 @@ def semicolons(text):
     return text.replace(',', ';')
 
 
+def nested(match):
+    return f'"[[{match[1].replace(" ", "], [", 47).replace(" ", ", ")}]]"'
+
+
 FORMS = {
     'semicolons': lambda text: semicolons(text).encode(),
     'tabs': lambda text: text.replace(',', '\t').encode(),
@@ -107,6 +111,10 @@ FORMS = {
     'labels as fractions': lambda text: re.sub(r'^(\d),', r'\1.0,', text, flags=re.MULTILINE).encode(),
     'names for labels': lambda text: re.sub(r'^(\d),', lambda match: f'{NAMES[int(match[1])]},', text, flags=re.MULTILINE).encode(),
     'lists of pixels': lambda text: re.sub(r'(\d+ [\d ]+)', lambda match: f'"[{match[1].replace(" ", ", ")}]"', text).encode(),
+    'rows of pixels in rows': lambda text: re.sub(r'(\d+ [\d ]+)', nested, text).encode(),
+    "Excel's word for the delimiter": lambda text: f'sep=;\r\n{semicolons(text)}'.encode(),
+    "R's names of the rows": lambda text: ''.join(f'"{n}",' * (n > 0) + row for n, row in enumerate(text.splitlines(True))).encode(),
+    'an empty cell behind': lambda text: text.replace('Test\n', 'Test,\n').replace('Training\n', 'Training,\n').encode(),
     'lists over several lines': lambda text: re.sub(r'(\d+ [\d ]+)', lambda match: f'"[{match[1].replace(" ", WRAP, 90)}]"', text).encode(),
 }  # fmt: skip
 WRAP = '\n '  # as NumPy prints
@@ -226,6 +234,9 @@ BAD_FILES = [
     (b'pixels\n1 2 3\n', 'has no labels .*test.csv'),
     (b'\x89PNG\r\n\x1a\n' + bytes(range(256)), 'line 1: expected a header'),
     (b'\0' * 5000, 'line 1: expected a header'),
+    (b'PAR1' + bytes(99), 'no text but parquet, which data.dataset=image_table reads'),
+    (b'\xd0\xcf\x11\xe0' + bytes(99), 'no text but a file of Excel: save it as CSV UTF-8'),
+    (b'emotion,pixels,Usage\r0,1 2 3,Training\r', 'its lines end as on a Macintosh of old'),
     (b'emotion,pixels,Usage\n0,' + b'7' * (3 << 20), 'line 2: longer than'),
     (b'emotion,pixels,Usage\n0,1 2 3', 'line 2: has 2 fields, the header 3: cut off'),
 ]

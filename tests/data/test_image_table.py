@@ -124,8 +124,13 @@ WRONG = [
     ('path,label\na.png,1\nnone.png,2\n', 'line 3: no such picture: none.png'),
     ('path,label\na.png,1\nbad.png,2\n', 'line 3, bad.png: not an image'),
     ('path,label\na.png,1\nsame.png,2\n', 'line 3: same.png may be x/same.png, y/same.png: write more of its path'),
-    ('path,label\na.png,happy\nb.png,Happy\n', 'labels differ by capital letters alone: happy'),
+    ('path,label\na.png,happy\nb.png,Happy\n', 'classes of one name: Happy and happy: write'),
     ('path,label,split\na.png,1,test\nb.png,2,val\n', 'no row of the training split'),
+    ('path,label\na.png,1\nb.png,1\n', 'only one class'),
+    ('path,label\na.png,1.0\nb.png,nan\n', 'line 3: has no label'),
+    ('path,label,x,y,w,h\na.png,1,0,0,9,9\nb.png,2,0.1,0.1,0.8,0.8\n', 'line 3: a box of .0.1, 0.1, 0.8, 0.8.: parts of the picture'),
+    ('path,label\nbad.png,1\n' + 'b.png,2\n' * 9 + 'no.png,3\n', 'line 2, bad.png: not an image; list.csv, line 12: no such'),
+    ('path,label,x\na.png,1\n', r'no row that could be read: list.csv, line 2: has 2 fields, the first line 3$'),
 ]
 
 
@@ -138,10 +143,50 @@ def test_wrong_rows_are_named(tmp_path, text, message):
         image_table.read(tmp_path)
 
 
+NEAR = 'Path,Label,Subject ID,note\nA.PNG,happy,7,x\ne\u0301t\u00e9/b,fröhlich,8,x\nx/same.png,sad,9,x\n'
+
+
+@pytest.mark.parametrize(
+    'form',
+    [
+        lambda text: text,
+        lambda text: 'sep=,\r\n' + text.replace('\n', '\r\n'),
+        lambda text: 'sep=\t\n' + text.replace(',', '\t'),
+        lambda text: text.replace('\n', ',\n').replace('note,', 'note'),  # an empty cell behind each row, but not in the header
+        lambda text: text.replace('\nA', '\n1,A').replace('\ne', '\n2,e').replace('\nx', '\n3,x'),  # R's names of the rows
+    ],
+)
+def test_tables_as_programs_save_them(tmp_path, form):
+    """UTF-8; names of another case, without their ending, with accents encoded in another way; columns that nobody asked for."""
+    put(tmp_path, ['a.png', '\u00e9t\u00e9/b.png', 'x/same.png', 'y/same.png'])
+    (tmp_path / 'list.csv').write_bytes(form(NEAR).encode())
+    source = image_table.read(tmp_path)
+    assert held(source) == [(0, 'happy'), (1, 'fröhlich'), (2, 'sad')]
+    assert source.splits['train'].subjects.tolist() == ['7', '8', '9']
+    assert source.notes[0] == 'list.csv: picture from path, label from label, subject from subject_id; not heeded: note'
+
+
+def test_boxes_that_are_not_known_are_the_whole(tmp_path):
+    put(tmp_path, ['a.png', 'b.png'])
+    (tmp_path / 'list.csv').write_text('path,label,x,y,w,h\na.png,1,NULL,NULL,NULL,NULL\nb.png,2,nan,nan,nan,nan\n')
+    assert held(image_table.read(tmp_path)) == [(0, '1'), (1, '2')]
+
+
 def test_tables_that_are_not_told_apart(tmp_path):
     put(tmp_path, ['a.png', 'b.png'])
-    with pytest.raises(InputError, match='holds no table with a column for the picture and one for the label'):
+    what = 'holds no table with a column for the picture and one for the label'
+    with pytest.raises(InputError, match=f'{what} .*: but pictures alone'):
         image_table.read(tmp_path)
+    (tmp_path / 'labels.xlsx').write_bytes(b'PK')
+    with pytest.raises(InputError, match=f'{what} .*: but labels.xlsx'):
+        image_table.read(tmp_path)
+    (tmp_path / 'ids.csv').write_text('id,label\na.png,1\n')
+    (tmp_path / 'mac.csv').write_text('path,label\ra.png,1\r')
+    reasons = "ids.csv, line 1: expected a header .* found 'id,label'; mac.csv: its lines end as on a Macintosh of old"
+    with pytest.raises(InputError, match=f'{what} .*: {reasons}'):
+        image_table.read(tmp_path)
+    (tmp_path / 'ids.csv').unlink()
+    (tmp_path / 'mac.csv').unlink()
     for name in ('one.csv', 'two.csv'):
         (tmp_path / name).write_text('path,label\na.png,1\nb.png,2\n')
     with pytest.raises(InputError, match=r'several tables: one.csv, two.csv: name the one to read as --config.data.table'):
@@ -167,9 +212,25 @@ def test_parquet_as_hugging_face_writes_it(tmp_path):
     pq.write_table(bad, tmp_path / 'bad.parquet')
     with pytest.raises(InputError, match='1 of 2 rows cannot be read .*bad.parquet, row 2: not an image'):
         image_table.read(tmp_path / 'bad.parquet')
+    pq.write_table(pa.table({'image': [png(1), png(2)], 'label': [1.0, float('nan')]}), tmp_path / 'nan.pq')
+    with pytest.raises(InputError, match='1 of 2 rows .*row 2: has no label'):
+        image_table.read(tmp_path / 'nan.pq')
+    pq.write_table(pa.table({'image': [[1, 2], [3]], 'label': [1, 2]}), tmp_path / 'lists.parquet')
+    with pytest.raises(InputError, match=r"row 1: '\[1, 2\]' where one word, number or picture was expected"):
+        image_table.read(tmp_path / 'lists.parquet')
     (tmp_path / 'bad.parquet').write_bytes(b'PAR1nothingPAR1')
     with pytest.raises(InputError, match='bad.parquet: damaged, or no parquet'):
         image_table.read(tmp_path / 'bad.parquet')
+
+
+def test_parquet_that_lists_files_is_a_list(tmp_path):
+    put(tmp_path, ['a.png', 'b.png'])
+    pq.write_table(pa.table({'file': ['a.png', 'b.png'], 'label': ['x', 'y']}), tmp_path / 'list.parquet')
+    data = default_config().data
+    data.update({'dataset': 'image_table', 'path': str(tmp_path / 'list.parquet')})
+    request = request_of(data)
+    assert (request['path'], request['table']) == (str(tmp_path), 'list.parquet')
+    assert held(image_table.read(request['path'], request['table'])) == [(0, 'x'), (1, 'y')]
 
 
 def test_npz(tmp_path):
@@ -199,10 +260,12 @@ def test_npz(tmp_path):
     ('arrays', 'message'),
     [
         ({'images': np.zeros((2, 48, 48), np.uint8)}, r'expected arrays called images and labels.* found images \[2, 48, 48\]'),
-        ({'images': np.zeros((2, 48, 48), np.uint8), 'labels': np.zeros(3, int)}, '2 images and 3 labels for train'),
-        ({'images': np.zeros((2, 48), np.uint8), 'labels': np.zeros(2, int)}, r'expected \[n, height, width\] numbers, found \[2, 48\]'),
-        ({'images': np.full((2, 48, 48), -1.0), 'labels': np.zeros(2, int)}, 'images of train: has pixels from -1 to -1'),
-        ({'images': np.full((2, 48, 48), np.nan), 'labels': np.zeros(2, int)}, 'not finite'),
+        ({'images': np.zeros((2, 48, 48), np.uint8), 'labels': np.arange(3)}, '2 images and 3 labels for train'),
+        ({'images': np.zeros((2, 48), np.uint8), 'labels': np.arange(2)}, r'expected \[n, height, width\] numbers, found \[2, 48\]'),
+        ({'images': np.full((2, 48, 48), -1.0), 'labels': np.arange(2)}, 'images of train: has pixels from -1 to -1'),
+        ({'images': np.full((2, 48, 48), np.nan), 'labels': np.arange(2)}, 'not finite'),
+        ({'images': np.zeros((2, 48, 48), np.uint8), 'labels': np.array([0, np.nan])}, 'labels of train: 1 are not finite, first number 1'),
+        ({'images': np.zeros((2, 48, 48), np.uint8), 'labels': np.zeros(2, int)}, 'only one class'),
         (
             {'images': np.zeros((2, 48, 48), np.uint8), 'labels': np.array([{}, 1], object)},
             'labels.npy: no array that is read: Object arrays',

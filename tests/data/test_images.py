@@ -1,6 +1,7 @@
 """fer_jax/data/images.py, image_folder.py and ckplus.py: any image as a grey face, and folders of them as classes."""
 
 import io
+import os
 import re
 import shutil
 import struct
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from fer_jax.core.errors import InputError
+from fer_jax.core.errors import DataWarning, InputError
+from fer_jax.core.fields import default_config
 from fer_jax.data import ckplus, fer2013, image_folder, images
 from fer_jax.data.folders import split_of
 from fer_jax.data.images import decode, decode_face, plain, square_face
+from fer_jax.data.prepare import prepare
 from fer_jax.inference.sources import look
 from tests.tiny import ROOT
 
@@ -221,7 +224,7 @@ NO_IMAGES = [
     (b'this is text', 'not an image'),
     (encoded(NOISE)[:-100], 'damaged image'),
     (encoded(NOISE)[:40], 'damaged image|not an image'),
-    (header_only(20_000, 20_000), '20000×20000 pixels: more than 250 million are a decompression bomb|not an image'),
+    (header_only(20_000, 20_000), '20000×20000 pixels: more than 250 million are a decompression bomb|damaged image'),
     (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', 'not an image'),
     (encoded(np.full((48, 48), np.nan, np.float32), 'TIFF'), 'not finite'),
 ]
@@ -231,6 +234,38 @@ NO_IMAGES = [
 def test_what_is_no_image_is_said(content, message):
     with pytest.raises(InputError, match=message):
         decode_face(content)
+
+
+def test_white_that_is_zero_in_16_bits():
+    """A TIFF may count from white to black; Pillow turns that round up to 8 bits."""
+    black = encoded(Image.fromarray(65_535 - GREY.astype(np.uint16) * 257), 'TIFF')
+    tag = struct.pack('<HHIHH', 262, 3, 1, 1, 0)
+    assert black.count(tag) == 1
+    np.testing.assert_array_equal(decode_face(black.replace(tag, struct.pack('<HHIHH', 262, 3, 1, 0, 0))), GREY)
+
+
+def colours_of_16_bits(values):
+    """A PNG of RGB whose channels are all these, uint16 [48, 48]."""
+    rows = b''.join(b'\0' + np.repeat(row, 3).astype('>u2').tobytes() for row in values)
+    chunks = ((b'IHDR', struct.pack('>IIBBBBB', 48, 48, 16, 2, 0, 0, 0)), (b'IDAT', zlib.compress(rows)), (b'IEND', b''))
+    parts = (struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data)) for kind, data in chunks)
+    return b'\x89PNG\r\n\x1a\n' + b''.join(parts)
+
+
+def test_colours_of_16_bits_that_come_out_black_are_refused():
+    """Pillow keeps the upper 8 of the 16 bits, of which values of 0 to 255 have none."""
+    np.testing.assert_array_equal(decode_face(colours_of_16_bits(GREY.astype(np.uint16) * 257)), GREY)
+    with pytest.raises(InputError, match='black throughout, of 16 bits a channel'):
+        decode_face(colours_of_16_bits(GREY.astype(np.uint16)))
+    assert not decode_face(encoded(np.zeros((48, 48), np.uint8))).any()
+
+
+def test_an_image_that_pillow_lacks_is_not_called_none():
+    doubles = encoded(np.zeros((48, 48), np.float32), 'TIFF').replace(
+        struct.pack('<HHIHH', 258, 3, 1, 32, 0), struct.pack('<HHIHH', 258, 3, 1, 64, 0)
+    )
+    with pytest.raises(InputError, match='of a kind that Pillow does not read'):
+        decode_face(doubles)
 
 
 def test_a_decompression_bomb_is_refused_by_its_size():
@@ -334,9 +369,9 @@ def test_words_of_splits(word):
 
 
 LAYOUTS = [
-    (['x.png'], [], 'no image in a class folder'),
-    ([], [], 'no image in a class folder'),
-    (['a/1.png'], [], r'only one class folder \(a\)'),
+    (['x.png', 'y.png'], [], r'no image in a class folder: .* found 2 pictures in none: x.png, y.png$'),
+    ([], [], 'no image in a class folder: .* found no file$'),
+    (['a/1.png'], [], r'only one class \(a\)'),
     (['a/1.png', 'b/1.png'], ['c'], 'empty class: c holds no image'),
     ([*THREE], ['val/angry'], 'empty class: .*val/angry holds no image'),
     (['train/a/1.png', 'train/b/1.png'], ['test'], 'empty split: test holds no image'),
@@ -346,6 +381,23 @@ LAYOUTS = [
     (['fold1/a/1.png', 'fold1/b/1.png', 'fold2/a/1.png', 'fold2/b/1.png'], [], 'a level too many: the folders fold1, fold2 hold a, b'),
     (['anna/happy/1.png', 'ben/sad/1.png'], [], 'a level too many: the folders anna, ben hold happy, sad'),
     ([f'train/{who}/{what}/1.png' for who in ('f1', 'f2') for what in 'ab'], [], 'a level too many: the folders f1, f2 hold a, b'),
+    (['train/anna/happy/1.png', 'train/anna/sad/1.png', 'test/happy/1.png'], [], 'the folders anna hold happy, sad, which look like'),
+    (
+        ['anna/happy/1.png', 'anna/bored/1.png', 'ben/sad/1.png', 'ben/proud/1.png'],
+        [],
+        'the folders anna, ben hold bored, happy, proud, sad',
+    ),
+    (['S01/1/happy/1.png', 'S02/1/sad/1.png', 'S02/2/sad/1.png'], [], 'a level too many: the folders S01, S02 hold 1/happy, 1/sad, 2/sad'),
+    (
+        [f'{what}/{split}/1.png' for what in ('happy', 'sad') for split in ('train', 'test')],
+        [],
+        'happy, sad hold splits .test, train.: exp',
+    ),
+    ([f'{name}/{split}/a/1.png' for name in ('ck', 'fer') for split in ('train', 'val')], [], 'ck, fer hold splits .train, val.: expected'),
+    (['Happy/1.png', 'happy/1.png', 'sad/1.png'], [], 'classes of one name: Happy and happy: write each in one way'),
+    (['happy/1.png', 'happy /1.png', 'sad/1.png'], [], r'classes of one name: happy and happy : write'),
+    (['1/1.png', '01/1.png', '2/1.png'], [], 'classes of one name: 01 and 1: write'),
+    (['coll\u00e8re/1.png', 'colle\u0300re/1.png', 'sad/1.png'], [], 'classes of one name: '),
     (['train/a/1.png', 'train/b/1.png', 'val/a/1.png', 'val/B/1.png'], [], 'different classes: val has B and lacks b'),
     (['val/a/1.png', 'test/a/1.png'], [], 'no train folder beside test, val'),
 ]
@@ -357,7 +409,9 @@ def test_folders_below_the_classes_are_no_level_too_many(tmp_path):
     parts = ['a/1.png', 'b/1.png', *(f'{what}/{part}.png' for what in 'ab' for part in ('1', '2', 'x/1', 'y/1'))]
     assert image_folder.read(write_images(tmp_path / 'parts', parts)).class_names == ('a', 'b')
     one = ['a/aligned/1.png', 'b/aligned/1.png']
-    assert image_folder.read(write_images(tmp_path / 'one', one)).class_names == ('a', 'b')
+    source = image_folder.read(write_images(tmp_path / 'one', one))
+    assert source.class_names == ('a', 'b')
+    assert source.notes == ('folders read as class, without splits; 2 images lie deeper, such as a/aligned/1.png',)
 
 
 def test_folders_called_sets_are_splits(tmp_path):
@@ -387,6 +441,39 @@ def test_bad_images_are_counted_named_and_skipped_only_on_demand(tmp_path):
     source = image_folder.read(tmp_path, skip_bad=True)
     assert source.skipped == ('a/2.png: not an image', 'b/1.png: empty file')
     assert contents(source, 'train') == [(0, 'a'), (3, 'b')]
+
+
+def test_what_is_no_file_is_named_and_skipped_on_demand(tmp_path):
+    """A link to nothing, as data sets under git-annex and DVC have them, is a bad picture; nobody waits for what a pipe has to say."""
+    write_images(tmp_path / 'set', [f'{name}/{n}.png' for name in 'ab' for n in range(10)])
+    (tmp_path / 'set' / 'a' / '10.png').symlink_to('nowhere')
+    os.mkfifo(tmp_path / 'set' / 'b' / '11.png')
+    os.mkfifo(tmp_path / 'set' / 'b' / 'pipe')
+    reasons = 'a/10.png: cannot be read .No such file or directory.; b/11.png: not a regular file$'
+    data = default_config().data
+    data.update({'dataset': 'image_folder', 'path': str(tmp_path / 'set'), 'prepared': str(tmp_path / 'out')})
+    with pytest.raises(InputError, match=f'2 of 22 files are no images .*: {reasons}'):
+        prepare(data)
+    data.skip_bad = True
+    with pytest.warns(DataWarning):
+        manifest = prepare(data)
+    assert re.search(reasons, '; '.join(manifest['skipped']))
+    assert manifest['warnings'][0].endswith('1 files are not images in a class folder and left out: b/pipe')
+
+
+def test_a_zip_that_says_nothing_of_its_names_encoding(tmp_path):
+    """macOS writes UTF-8 and does not say so."""
+    path = tmp_path / 'mac.zip'
+    with zipfile.ZipFile(path, 'w') as archive:
+        for name in ('collère', 'hXppy'):
+            archive.writestr(f'{name}/1.png', encoded(GREY, 'PNG'))
+    content = path.read_bytes().replace(b'hXppy', 'hüpy'.encode())
+    flag = [match.start() + (6 if match[0] == b'PK\3\4' else 8) for match in re.finditer(b'PK\3\4|PK\1\2', content)]
+    bare = bytearray(content)
+    for place in flag:
+        bare[place + 1] &= ~0x08
+    path.write_bytes(bytes(bare))
+    assert image_folder.read(path).class_names == ('collère', 'hüpy')
 
 
 CK48 = ['anger/S010_004_00000017.png', 'anger/S010_004_00000018.png', 'happy/S011_001_00000010.png', 'contempt/S138_008_00000009.png']

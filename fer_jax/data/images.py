@@ -33,6 +33,10 @@ GREY = ('1', 'L', 'LA', 'La')
 SLACK = 0.1  # of floats' range: so far beyond it, as resampling leaves them, pixels are cut off
 
 
+class TooLarge(InputError):
+    """A picture of more pixels than are allowed, or than the memory takes."""
+
+
 class Box(NamedTuple):
     """In pixels of the picture, turned upright."""
 
@@ -108,7 +112,7 @@ def decode(content: bytes, megapixels: int = MEGAPIXELS, side: int | None = None
             longer = max(image.size)
             if image.width * image.height > megapixels * 1_000_000:
                 what = f'{image.width}×{image.height} pixels: more than {megapixels} million'
-                raise InputError(f'{what} are a decompression bomb or want that limit raised (data.megapixels, or --megapixels)')
+                raise TooLarge(f'{what} are a decompression bomb or want that limit raised (data.megapixels, or --megapixels)')
             factor = _reduction(image.size)
             if side:
                 image.draft('L', (side, side))
@@ -126,7 +130,7 @@ def decode(content: bytes, megapixels: int = MEGAPIXELS, side: int | None = None
     except InputError:
         raise
     except MemoryError:
-        raise InputError('too large for this memory') from None
+        raise TooLarge('too large for this memory') from None
     except Image.UnidentifiedImageError:
         raise InputError('not an image') from None
     except Exception as error:  # Pillow's decoders raise a dozen kinds on damaged files, also KeyError and struct.error

@@ -287,4 +287,11 @@ def test_the_image_holds_what_its_command_needs(tmp_path):
 def test_the_image_offers_the_accelerators_that_there_are_locks_for():
     (stated,) = re.findall(r'# ACCELERATOR is (.*?)\.', (KUBERNETES / 'Dockerfile').read_text())
     names = re.findall(r'\w+', stated.replace(' or ', ' '))
-    assert set(names) - {'cpu'} == {path.stem for path in (ROOT / 'requirements').glob('*.txt')} - {'apps', 'build', 'dev', 'docs', 'fuzz'}
+    assert set(names) - {'cpu'} == {path.stem for path in (ROOT / 'requirements').glob('*.txt')} - {
+        'apps',
+        'build',
+        'dev',
+        'docs',
+        'fuzz',
+        'serve',
+    }

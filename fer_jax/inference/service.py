@@ -275,8 +275,10 @@ def impatient(seconds: float) -> type[H11Protocol]:
             super().on_response_complete()
 
         def give_up(self) -> None:
-            if self.cycle is None or self.cycle.response_complete:
+            if self.cycle is None:
                 self.refuse('408 Request Timeout', f'did not arrive in {seconds:g} seconds')
+            elif self.cycle.response_complete:
+                self.transport.close()
 
         def send_400_response(self, message: str) -> None:
             self.refuse('400 Bad Request', 'no request of HTTP')
@@ -297,8 +299,7 @@ def listen(port: int, host: str = '127.0.0.1') -> socket.socket:
             return socket.create_server((host, port), family=socket.AF_INET6 if ':' in host else socket.AF_INET)
         reason = 'no port'
     except (OSError, UnicodeError) as error:
-        number = getattr(error, 'errno', None) or 0
-        reason = os.strerror(number) if number > 0 else 'no such address'
+        reason = os.strerror(error.errno) if getattr(error, 'errno', 0) > 0 else 'no such address'
     raise InputError(f'--host {host} --port {port}: {reason}; choose another, and port 0 for any that is free')
 
 

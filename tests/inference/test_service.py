@@ -295,7 +295,7 @@ BASE64 = b'--B\r\nContent-Disposition: form-data; name="a"; filename="a"\r\nCont
         ({'body': b'', 'Content_Type': 'multipart/form-data; boundary="\xe9"'}, 400),
         (form(('a.png', image_file())) | {'body': form(('a.png', image_file()))['body'][:-30]}, 400),
         ({'body': b'--B\r\n\r\nx\r\n--B--\r\n', 'Content_Type': 'multipart/form-data; boundary=B'}, 400),
-        ({'body': BASE64 + b'!!!!\r\n--B--\r\n', 'Content_Type': 'multipart/form-data; boundary=B'}, 400),
+        ({'body': BASE64 + b'!!!!\r\n--B--\r\n', 'Content_Type': 'multipart/form-data; boundary=B'}, 415),
         ({'body': FIELD, 'Content_Type': 'multipart/form-data; boundary=B'}, 400),
         (form(*[(f'{number}.png', image_file(1, 1)) for number in range(10_000)]), 400),
         ({'body': image_file(), 'query': '?detect=maybe'}, 400),

@@ -254,8 +254,8 @@ def test_the_gpu_manifest_differs_in_gpus_only():
     assert cpu == gpu
 
 
-def instructions() -> list[tuple[str, str]]:
-    text = re.sub(r'^#.*\n', '', (KUBERNETES / 'Dockerfile').read_text(), flags=re.MULTILINE).replace('\\\n', ' ')
+def instructions(folder: pathlib.Path = KUBERNETES) -> list[tuple[str, str]]:
+    text = re.sub(r'^#.*\n', '', (folder / 'Dockerfile').read_text(), flags=re.MULTILINE).replace('\\\n', ' ')
     return [tuple(line.split(maxsplit=1)) for line in text.splitlines() if line.strip()]
 
 

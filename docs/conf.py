@@ -28,7 +28,17 @@ python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
 add_module_names = False
 # What an export writes with, and what predict reads with, is not needed to describe them.
-autodoc_mock_imports = ['ai_edge_litert', 'backports', 'cv2', 'flatbuffers', 'onnx', 'onnxruntime', 'starlette', 'uvicorn']
+autodoc_mock_imports = [
+    'ai_edge_litert',
+    'backports',
+    'cv2',
+    'flatbuffers',
+    'onnx',
+    'onnxruntime',
+    'python_multipart',
+    'starlette',
+    'uvicorn',
+]
 
 # What a docstring means as plain text, and reStructuredText does not: `code`s, *name, a|b, name_.
 MARKUP = re.compile(r'(`+[^`]*`+)(\w)?|([*|\\]|_(?=\W|$))')

@@ -12,7 +12,7 @@ from fer_jax.core.memory import check_limits
 from fer_jax.core.terminal import forgive_output, leave, tell_warnings
 from fer_jax.data.cli import prepare
 from fer_jax.export.cli import export
-from fer_jax.inference.cli import demo, explain, predict
+from fer_jax.inference.cli import demo, explain, predict, serve
 from fer_jax.model.cli import summary
 from fer_jax.report.cli import report
 from fer_jax.training.cli import evaluate, sweep, train, weights
@@ -20,7 +20,7 @@ from fer_jax.training.cli import evaluate, sweep, train, weights
 DESCRIPTION = 'Facial-expression recognition with embedded attention and channel shuffle.'
 # Each adds to the parser that it is given its arguments and, as the default of `run`, what is called with them; its name and docstring
 # are the command's. A new one is a function in its room's cli.py, and its name here.
-COMMANDS = (train, evaluate, weights, sweep, predict, explain, demo, export, report, prepare, summary)
+COMMANDS = (train, evaluate, weights, sweep, predict, explain, demo, serve, export, report, prepare, summary)
 
 
 class Version(argparse.Action):

@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 
-from benchmarks import growth, peers, roofline, startup, time_to_accuracy
+from benchmarks import growth, peers, roofline, serve_load, startup, time_to_accuracy
 from benchmarks.record_run import record_run
 from benchmarks.side_by_side import ROOT, Contender, race, ratio, record
 from benchmarks.training_step import make_parser, parse, repeated
@@ -209,6 +209,16 @@ def test_answers_of_peers_are_scored_by_the_sets_own_classes():
     assert (found['count'], found['accuracy']) == (4, 0.5)
     assert found['recall'] == {'angry': pytest.approx(2 / 3), 'contempt': 0}
     assert found['balanced_accuracy'] == pytest.approx(1 / 3)
+
+
+def test_a_load_is_summed_up():
+    """Of 0, 1, … 100 ms half took at most 50 and 99 of 100 at most 99; memory that still warms up is no growth."""
+    found = serve_load.summary([number / 1000 for number in range(101)], 10.0)
+    assert found == {'answers': 101, 'answers_per_second': 10.1, 'p50_ms': pytest.approx(50), 'p99_ms': pytest.approx(99)}
+    memory = serve_load.growth([100.0, 150.0, 190.0, 200.0, 201.0, 202.0, 203.0, 202.0, 207.0])
+    assert (memory['begin'], memory['end'], memory['growth']) == (100, 207, 203 - 201)
+    with pytest.raises(SystemExit, match='too few'):
+        serve_load.summary([0.1], 10.0)
 
 
 def test_common_arguments(tmp_path):

@@ -39,20 +39,21 @@ def arguments(folder: pathlib.Path) -> dict[str, list[str]]:
 def test_every_command_of_the_readme_in_another_encoding(environment: str, tmp_path: pathlib.Path) -> None:
     variables = dict(pair.split('=') for pair in environment.split())
     known = arguments(tmp_path)
-    assert sorted([*known, 'demo']) == sorted(COMMANDS)
+    assert sorted([*known, 'demo', 'serve']) == sorted(COMMANDS)
     for command, given in known.items():
         code, out, err = run(command, *given, environment=variables, encoding='latin-1')
         assert code == 0 and 'Traceback' not in err and 'Error' not in err, (command, err)
         assert out and (environment != 'PYTHONIOENCODING=ascii' or out.isascii()), (command, out)
     result = json.loads((tmp_path / 'Läufe → 表' / 'result.json').read_text('utf-8'))
     assert result['test_ten']['count'] > 0
-    demo = start('demo', '--port', '0', '--checkpoint', str(tmp_path / 'é.safetensors'), environment=variables, encoding='latin-1')
-    try:
-        assert re.match(r'http://127\.0\.0\.1:\d+ shows', demo.stdout.readline())
-    finally:
-        demo.send_signal(signal.SIGINT)
-        _, err = demo.communicate(timeout=60)
-    assert 'Traceback' not in err
+    for command, does in (('demo', 'shows'), ('serve', 'answers with')):
+        process = start(command, '--port', '0', '--checkpoint', str(tmp_path / 'é.safetensors'), environment=variables, encoding='latin-1')
+        try:
+            assert re.match(rf'http://127\.0\.0\.1:\d+ {does}', process.stdout.readline())
+        finally:
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        assert 'Traceback' not in err
 
 
 def test_a_run_and_a_prediction_in_a_plain_locale(tmp_path: pathlib.Path) -> None:

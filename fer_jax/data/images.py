@@ -35,6 +35,10 @@ PNG_BITS = 24  # where a PNG says how many bits its numbers have
 SLACK = 0.1  # of floats' range: so far beyond it, as resampling leaves them, pixels are cut off
 
 
+class TooLarge(InputError):
+    """A picture of more pixels than are allowed, or than the memory takes."""
+
+
 class Box(NamedTuple):
     """In pixels of the picture, turned upright."""
 
@@ -110,7 +114,7 @@ def decode(content: bytes, megapixels: int = MEGAPIXELS, side: int | None = None
             longer = max(image.size)
             if image.width * image.height > megapixels * 1_000_000:
                 what = f'{image.width}×{image.height} pixels: more than {megapixels} million'
-                raise InputError(f'{what} are a decompression bomb or want that limit raised (data.megapixels, or --megapixels)')
+                raise TooLarge(f'{what} are a decompression bomb or want that limit raised (data.megapixels, or --megapixels)')
             factor = _reduction(image.size)
             if side:
                 image.draft('L', (side, side))
@@ -132,7 +136,7 @@ def decode(content: bytes, megapixels: int = MEGAPIXELS, side: int | None = None
     except InputError:
         raise
     except MemoryError:
-        raise InputError('too large for this memory') from None
+        raise TooLarge('too large for this memory') from None
     except Image.UnidentifiedImageError:
         known = begins_as_image(content[:HEAD])
         raise InputError('damaged image at its very begin, or of a kind that Pillow does not read' if known else 'not an image') from None

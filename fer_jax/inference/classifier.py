@@ -40,6 +40,10 @@ class Classifier:
     variables: dict[str, Any] = dataclasses.field(repr=False, compare=False)
     run: Run = dataclasses.field(repr=False, compare=False)
 
+    def about(self) -> dict[str, Any]:
+        """What is said of it beside its faces: checkpoint, sha256, views, classes."""
+        return {'checkpoint': self.name, 'sha256': self.sha256, 'views': self.views, 'classes': self.class_names}
+
     def label(self, name: str) -> int:
         """A class's number, by its name; InputError names the nearest that there is."""
         if name not in self.class_names:

@@ -1,4 +1,4 @@
-"""The commands `predict`, `explain` and `demo`. JAX is imported when they run, so that --help does not wait for it."""
+"""The commands `predict`, `explain`, `demo` and `serve`. JAX is imported when they run, so that --help does not wait for it."""
 
 import contextlib
 import pathlib
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fer_jax.core.command_line import CONFIG, Parser, add_split, add_views, add_weights, chosen_weights, refuse_overrides
 from fer_jax.core.errors import InputError
 from fer_jax.core.fields import DETECT_EVERY, MIN_SCORE, SHIPPED, SMOOTH, default_config
+from fer_jax.inference.interface import LIMITS, Limits
 
 if TYPE_CHECKING:
     from fer_jax.inference.faces import Detector
@@ -49,6 +50,15 @@ def add_megapixels(parser: Parser) -> None:
     """`--megapixels`: how large a picture may be."""
     most = 'millions of pixels that a picture may have; default: %(default)s'
     parser.add_argument('--megapixels', type=int, default=default_config().data.megapixels, metavar='N', help=most)
+
+
+def add_service(parser: Parser) -> None:
+    """`--port`, and the fields of Limits."""
+    parser.add_argument('--port', type=int, default=8000, help='0 takes a free one; default: %(default)s')
+    for name, (status, what) in LIMITS.items():
+        kind = number(0.01, 3600.0) if name == 'seconds' else whole_number
+        text = f'at most so many {what}, else {status}; default: %(default)s'
+        parser.add_argument(f'--{name}', type=kind, default=getattr(Limits(), name), metavar='N', help=text)
 
 
 def chosen_detector(options: Namespace) -> 'Detector | None':
@@ -125,15 +135,41 @@ def explain(parser: Parser) -> None:
 
 def demo(parser: Parser) -> None:
     """Serve a page for photographs and the webcam, on this computer only."""
-    parser.add_argument('--port', type=int, default=8000, help='0 takes a free one; default: %(default)s')
+    add_service(parser)
     several = f'name or file of weights, or a run; several stand side by side; default: {SHIPPED}'
     parser.add_argument('--checkpoint', action='append', metavar='WEIGHTS', help=several)
     add_detector(parser)
 
     def run(options: Namespace) -> None:
         refuse_overrides(options, 'a demo takes the weights as they are')
-        from fer_jax.inference.demo import serve
+        from fer_jax.inference.demo import show
 
-        serve(options.checkpoint or [SHIPPED], options.port, chosen_detector(options))
+        show(options.checkpoint or [SHIPPED], options.port, chosen_detector(options), Limits(*(getattr(options, name) for name in LIMITS)))
+
+    parser.set_defaults(run=run)
+
+
+def serve(parser: Parser) -> None:
+    """Answer programs by HTTP: pictures in, their faces out as JSON."""
+    where = 'address of this computer to listen on, 0.0.0.0 for all; docs/serving.md first; default: %(default)s'
+    parser.add_argument('--host', default='127.0.0.1', metavar='ADDRESS', help=where)
+    add_service(parser)
+    add_weights(parser)
+    add_views(parser, 'face')
+    add_detector(parser)
+
+    def run(options: Namespace) -> None:
+        refuse_overrides(options, 'a service takes the weights as they are')
+        source = chosen_weights(options)
+        from fer_jax.inference.service import serve
+
+        serve(
+            source,
+            options.views,
+            options.host,
+            options.port,
+            chosen_detector(options),
+            Limits(*(getattr(options, name) for name in LIMITS)),
+        )
 
     parser.set_defaults(run=run)

@@ -73,7 +73,6 @@ def predict_sources(
     names = find(sources, problems)
     classifier = load(checkpoint, views)
     cameras, last = [name for name in names if is_camera(name)], ''
-    about = {'checkpoint': classifier.name, 'sha256': classifier.sha256, 'views': classifier.views, 'classes': classifier.class_names}
     with contextlib.ExitStack() as stack:
         targets = Targets(
             drawn_files('--annotated', outputs.annotated, names) if outputs.annotated else {},
@@ -82,7 +81,7 @@ def predict_sources(
         display = Display(list(names), classifier.class_names, targets, detector is None, manner.every)
         stopped = stack.enter_context(processes.stop_signals())
         ending = lambda: Ending(display.counts['face'], problems, stopped())  # noqa: E731
-        writes = stack.enter_context(open_outputs(outputs.files, about | manner._asdict(), ending))
+        writes = stack.enter_context(open_outputs(outputs.files, classifier.about() | manner._asdict(), ending))
         stack.enter_context(contextlib.closing(display))
 
         def write(found: Face | Track | InputError) -> None:

@@ -124,7 +124,9 @@ def look(content: bytes, detect: Detector | None, source: str = '', megapixels: 
     try:
         photo, scale = read_photo(content, megapixels)
     except InputError as error:
-        raise InputError(f'not an image ({", ".join(FORMATS)} and HEIC are read)' if str(error) == 'not an image' else str(error)) from None
+        if str(error) != 'not an image':
+            raise
+        raise InputError(f'not an image ({", ".join(FORMATS)} and HEIC are read)') from None
     # decode_face once more, for it may read a large JPEG at a smaller size: these are the pixels that training has.
     cuts = detect(photo) if detect else [Cut(whole(photo).box, decode_face(content, megapixels))]
     return Shot(source, None, photo, cuts, scale=scale)

@@ -254,8 +254,8 @@ def test_the_gpu_manifest_differs_in_gpus_only():
     assert cpu == gpu
 
 
-def instructions() -> list[tuple[str, str]]:
-    text = re.sub(r'^#.*\n', '', (KUBERNETES / 'Dockerfile').read_text(), flags=re.MULTILINE).replace('\\\n', ' ')
+def instructions(folder: pathlib.Path = KUBERNETES) -> list[tuple[str, str]]:
+    text = re.sub(r'^#.*\n', '', (folder / 'Dockerfile').read_text(), flags=re.MULTILINE).replace('\\\n', ' ')
     return [tuple(line.split(maxsplit=1)) for line in text.splitlines() if line.strip()]
 
 
@@ -287,4 +287,11 @@ def test_the_image_holds_what_its_command_needs(tmp_path):
 def test_the_image_offers_the_accelerators_that_there_are_locks_for():
     (stated,) = re.findall(r'# ACCELERATOR is (.*?)\.', (KUBERNETES / 'Dockerfile').read_text())
     names = re.findall(r'\w+', stated.replace(' or ', ' '))
-    assert set(names) - {'cpu'} == {path.stem for path in (ROOT / 'requirements').glob('*.txt')} - {'apps', 'build', 'dev', 'docs', 'fuzz'}
+    assert set(names) - {'cpu'} == {path.stem for path in (ROOT / 'requirements').glob('*.txt')} - {
+        'apps',
+        'build',
+        'dev',
+        'docs',
+        'fuzz',
+        'serve',
+    }

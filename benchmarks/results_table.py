@@ -123,6 +123,16 @@ def speed_rows(page: pathlib.Path) -> list[str]:
                 f'one seed: {one:.0f} images/s',
                 spread,
             )
+    for name, cost in measured.get('fleet_overhead', {}).get('overhead_per_cent', {}).items():
+        rates = {each: statistics.median(found) for each, found in measured['fleet_overhead']['photographs_per_second'].items()}
+        spread = f'the fleet costs {cost["median"]:.1f} % ({cost["low"]:.1f} to {cost["high"]:.1f})'
+        add(
+            'fleet_overhead',
+            f'faces by Ray, {name}',
+            f'{rates[name]:.1f} photographs/s',
+            f'predict: {rates["predict"]:.1f} photographs/s',
+            spread,
+        )
     if found := measured.get('startup'):
         add('startup', '`--help`', f'{found["help_seconds"]:.2f} s', '', '')
         cold, warm = (f'{found[kind]["total"]:.1f} s' for kind in ('cold', 'warm'))

@@ -10,10 +10,11 @@ import functools
 import os
 import pathlib
 import statistics
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container
 from typing import Any
 
 from fer_jax.core.files import read_json, write_atomic
+from fer_jax.export.hub import measured
 from fer_jax.runs.weights import FOLDER, load_weights
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -122,6 +123,16 @@ def speed_rows(page: pathlib.Path) -> list[str]:
                 f'one seed: {one:.0f} images/s',
                 spread,
             )
+    for name, cost in measured.get('fleet_overhead', {}).get('overhead_per_cent', {}).items():
+        rates = {each: statistics.median(found) for each, found in measured['fleet_overhead']['photographs_per_second'].items()}
+        spread = f'the fleet costs {cost["median"]:.1f} % ({cost["low"]:.1f} to {cost["high"]:.1f})'
+        add(
+            'fleet_overhead',
+            f'faces by Ray, {name}',
+            f'{rates[name]:.1f} photographs/s',
+            f'predict: {rates["predict"]:.1f} photographs/s',
+            spread,
+        )
     if found := measured.get('startup'):
         add('startup', '`--help`', f'{found["help_seconds"]:.2f} s', '', '')
         cold, warm = (f'{found[kind]["total"]:.1f} s' for kind in ('cold', 'warm'))
@@ -159,36 +170,7 @@ def face_rows(page: pathlib.Path) -> list[str]:
 def card_lines(name: str, page: pathlib.Path) -> list[str]:
     """The measured part of the model card of fer_jax/weights/`name`.safetensors, from what the file says of itself."""
     path = FOLDER / f'{name}.safetensors'
-    weights = load_weights(path)
-    said, results = weights.metadata, weights.metadata['results']
-    protocol = said['protocol']
-    lines = [
-        f'`{path.name}`: {path.stat().st_size / 1e6:.2f} MB; sha256 of the variables `{weights.sha256}`; seed {said["seed"]}, step'
-        f' {said["step"]}, epoch {protocol["epoch"]:g}; trained on {protocol["train_images"]:,} images of {protocol["trained_on"]},'
-        f' chosen on {protocol["chosen_on"]}; sha256 of the prepared data `{said["content_sha256"]}`;'
-        f' code {said["code"]["revision"][:12]}.',
-        '',
-        '| split, views | accuracy, % (95 % interval) | balanced, % | macro F1, % | calibration error, % |',
-        '|---|---|---:|---:|---:|',
-    ]
-    cooled = said['temperature']['centre'] if 'temperature' in said else {}  # as the weights are, not as the run's were
-    for views, summary in results.items():
-        shown = summary | (cooled.get(views.removesuffix(', centre'), {}))
-        lines.append(card_row(views, shown, ('balanced_accuracy', 'macro_f1', 'calibration_error')))
-        lines += [card_row(f'{views}: {part}', found) for part, found in summary.get('subsets', {}).items()]
-    tested = next(views for views in results if views.startswith('PrivateTest') and views.endswith('centre'))
-    lines += ['', f'By class, {tested}:', '', '| class | precision, % | recall, % | F1, % | images |', '|---|---:|---:|---:|---:|']
-    for label, found in results[tested]['per_class'].items():
-        shares = ' | '.join(f'{100 * found[key]:.1f}' for key in ('precision', 'recall', 'f1'))
-        lines.append(f'| {label} | {shares} | {found["support"]} |')
-    return lines
-
-
-def card_row(title: str, scored: dict[str, Any], keys: Sequence[str] = ()) -> str:
-    """A line of the card's table: the accuracy of a split or a part of one, and the figures of these keys where a part has them."""
-    low, high = (100 * bound for bound in scored['accuracy_interval'])
-    shares = [f'{100 * scored[key]:.1f}' for key in keys] or [''] * 3
-    return f'| {title} | {100 * scored["accuracy"]:.2f} ({low:.2f} to {high:.2f}) | {" | ".join(shares)} |'
+    return measured(load_weights(path), path.name, path.stat().st_size)
 
 
 def peer_rows() -> list[str]:

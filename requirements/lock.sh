@@ -24,13 +24,15 @@ for extra in cuda12 cuda13 tpu docs fuzz; do
     # shellcheck disable=SC2086 # options and names, none with a blank
     compile "requirements/$extra.txt" --extra "$extra" --constraint requirements.txt $shared "$@"
 done
-# What predict, serve, demo and export take beyond that, and the tests, which try all of it and build the documentation.
-apps='--extra predict --extra demo --extra export --extra litert'
+# What predict, serve, demo, export and hub take beyond that, and the tests, which try all of it and build the documentation.
+apps='--extra predict --extra demo --extra export --extra litert --extra hub'
 # shellcheck disable=SC2086
 compile requirements/apps.txt $apps --constraint requirements.txt $shared "$@"
 # The service's part of them, for its image.
 # shellcheck disable=SC2086
 compile requirements/serve.txt --extra serve --constraint requirements.txt --constraint requirements/apps.txt $shared "$@"
+# shellcheck disable=SC2086
+compile requirements/fleet.txt --extra fleet --constraint requirements.txt --constraint requirements/apps.txt $shared "$@"
 # shellcheck disable=SC2086
 compile requirements/dev.txt --extra dev --extra docs $apps --constraint requirements.txt --constraint requirements/apps.txt $shared "$@"
 # What builds the one dependency that comes as source only (promise).

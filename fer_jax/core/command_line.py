@@ -65,7 +65,9 @@ def add_views(parser: Parser, of_what: str) -> None:
 
 def add_weights(parser: Parser) -> None:
     """`--checkpoint` and `--workdir`: the weights that `chosen_weights` then names."""
-    parser.add_argument('--checkpoint', metavar='WEIGHTS', help=f'name or file of weights, or a run; default: {SHIPPED}')
+    parser.add_argument(
+        '--checkpoint', metavar='WEIGHTS', help=f"name or file of weights, a hub's folder or hf://OWNER/NAME, or a run; default: {SHIPPED}"
+    )
     parser.add_argument('--workdir', type=pathlib.Path, help='folder of a run, whose best checkpoint it is, in place of --checkpoint')
 
 

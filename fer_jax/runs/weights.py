@@ -16,9 +16,11 @@ from ml_collections import ConfigDict
 
 from fer_jax.core.config import from_record, values
 from fer_jax.core.errors import InputError
-from fer_jax.core.files import check_fields, read_bytes, write_atomic
+from fer_jax.core.files import check_fields, read_bytes, read_json, write_atomic
+from fer_jax.data.schema import IMAGE_SIDE
 from fer_jax.evaluation.calibration import calibration, divided, fit_temperature
 from fer_jax.model.baselines import make_any
+from fer_jax.runs import hub
 from fer_jax.runs.records import SCORINGS, read_run
 
 FORMAT = 1  # of the metadata
@@ -57,20 +59,27 @@ class Weights:
 
 
 def find_weights(source: str) -> pathlib.Path:
-    """A run's folder, a weights file, or the file of that name among those that come with the package.
+    """A run's folder, a weights file, a model hub's folder (by its address a downloaded one), or the package's own file of that name.
 
     Raises:
-      InputError: none of them; the message lists the names there are.
+      InputError: none of them, and the message lists the names there are; or what hub.download says.
     """
+    if source.startswith(hub.SCHEME):
+        return hub.download(source)
     path = pathlib.Path(source)
     if path.is_file() or (path / 'config.json').is_file():
         return path
     if path.is_dir():
-        raise InputError(f'{source}: no run there (it has no config.json)')
+        raise InputError(f'{source}: no run there, nor weights (it has no config.json)')
     names = sorted(file.name.removesuffix(SUFFIX) for file in FOLDER.glob(f'*{SUFFIX}'))
     if source in names:
         return FOLDER / f'{source}{SUFFIX}'
     raise InputError(f'{source}: no run, no weights file, and no name of weights; the package has {", ".join(names) or "none"}')
+
+
+def is_run(path: pathlib.Path) -> bool:
+    """Whether what find_weights found is a run, and no weights."""
+    return (path / 'checkpoints').is_dir()
 
 
 def read_weights(source: str) -> Weights:
@@ -80,7 +89,7 @@ def read_weights(source: str) -> Weights:
       InputError: there is nothing, or it is damaged.
     """
     path = find_weights(source)
-    if path.is_file():
+    if not is_run(path):
         return load_weights(path)
     from fer_jax.runs.checkpoint import read_best  # late, for Orbax and Optax take a second that a weights file needs nothing of
 
@@ -115,12 +124,15 @@ def save_weights(path: pathlib.Path, variables: Variables, metadata: dict[str, A
 
 
 def load_weights(path: pathlib.Path) -> Weights:
-    """The weights in a safetensors file, which holds exactly the variables of the network that its configuration names.
+    """The weights in a safetensors file, which holds exactly the variables of the network that its configuration names; or in a
+    model hub's folder, whose other files fit that file.
 
     Raises:
       InputError: it is cut short, no safetensors file, not of this project or format, of other types or shapes, holds too
         little or too much, or values that are not finite.
     """
+    if path.is_dir():
+        return _load_folder(path)
     import safetensors
 
     data = read_bytes(path, MOST_BYTES)
@@ -148,6 +160,35 @@ def load_weights(path: pathlib.Path) -> Weights:
     if broken:
         raise InputError(f'{path}: damaged: {broken[0]} holds values that are not finite')
     return Weights(path.name.removesuffix(SUFFIX), variables, config, tuple(class_names), metadata)
+
+
+def hub_config(weights: Weights) -> dict[str, Any]:
+    """What config.json of a model hub's folder says of weights whose metadata are a file's, under the names that hubs look for."""
+    temperature = weights.metadata.get('temperature')
+    return {
+        'model_type': hub.MODEL_TYPE,
+        'name': weights.name,
+        'sha256': weights.sha256,
+        'id2label': {str(place): name for place, name in enumerate(weights.class_names)},
+        'image_size': IMAGE_SIDE,
+        'num_channels': 1,
+        'temperature': temperature.get('divided_by') if isinstance(temperature, dict) else None,
+        'network': weights.metadata['config'].get('network'),
+    }
+
+
+def _load_folder(path: pathlib.Path) -> Weights:
+    """The weights in a model hub's folder, by the name that its config.json has for them."""
+    record = read_json(path / hub.CONFIG)
+    if not isinstance(record, dict) or record.get('model_type') != hub.MODEL_TYPE:
+        raise InputError(f"{path}: no run with checkpoints, nor a model hub's folder of fer_jax (by its {hub.CONFIG})")
+    check_fields(record, {'name': str, 'sha256': str}, path / hub.CONFIG)
+    hub.check_name(record['name'], path / hub.CONFIG)
+    weights = dataclasses.replace(load_weights(path / hub.WEIGHTS), name=record['name'])
+    other = [field for field, value in hub_config(weights).items() if field in record and record[field] != value]
+    if other:
+        raise InputError(f'{path}: {hub.CONFIG} and {hub.WEIGHTS} do not belong together: the field {other[0]} is of another network')
+    return weights
 
 
 def _check_arrays(path: pathlib.Path, arrays: dict[str, Any], expected: dict[str, tuple[int, ...]]) -> None:
@@ -231,15 +272,29 @@ def difference_text(report: dict[str, Any]) -> str:
 
 
 def export_weights(workdir: pathlib.Path, out: pathlib.Path) -> None:
-    """Writes the best checkpoint of the finished run in `workdir` to `out`, with what its model card needs.
+    """Writes what `calibrated` says of the finished run in `workdir` to `out`, and prints it in short.
 
-    The metadata: name, config (paths shortened to their last part), class_names, step, seed, content_sha256 of the data,
+    Raises:
+      InputError: no finished run is there, or `out` cannot be written.
+    """
+    weights = calibrated(workdir)
+    size, told = save_weights(out, weights.variables, weights.metadata), weights.metadata['temperature']
+    count = sum(value.size for path, value in weights.variables.items() if path.startswith('params/'))
+    print(f'{out}: {size / 1e6:.2f} MB, {len(weights.variables)} arrays, {count:,} parameters; sha256 of the variables {weights.sha256}')
+    fitted = f'temperature {told["divided_by"]:.3f}, fitted on {told["fitted_on"]}'
+    print(f'{fitted}; before it, the sha256 of the variables is {told["run_sha256"]}')
+
+
+def calibrated(workdir: pathlib.Path) -> Weights:
+    """The best checkpoint of the finished run in `workdir`, with what its model card needs as metadata.
+
+    These are: name, config (paths shortened to their last part), class_names, step, seed, content_sha256 of the data,
     protocol, results (each split and views as of metrics.summarise), init_from, code revision and package versions; and the
     temperature by which the head is divided here, fitted to the run's own predictions of the validation split. So every
     runtime gives probabilities that come true; which class is the most probable of one view stays as it was.
 
     Raises:
-      InputError: no finished run is there, or `out` cannot be written.
+      InputError: no finished run is there.
     """
     weights, run = read_weights(str(workdir)), read_run(workdir)
     if run.result is None:
@@ -274,10 +329,7 @@ def export_weights(workdir: pathlib.Path, out: pathlib.Path) -> None:
         'code': result['environment']['code'],
         'packages': result['environment']['packages'],
     }
-    size, written = save_weights(out, variables, metadata), dataclasses.replace(weights, variables=variables)
-    count = sum(value.size for path, value in variables.items() if path.startswith('params/'))
-    print(f'{out}: {size / 1e6:.2f} MB, {len(variables)} arrays, {count:,} parameters; sha256 of the variables {written.sha256}')
-    print(f'temperature {temperature:.3f}, fitted on {fitted_on}; before it, the sha256 of the variables is {weights.sha256}')
+    return dataclasses.replace(weights, variables=variables, metadata=metadata)
 
 
 def cooled(weights: Weights, temperature: float) -> Variables:

@@ -21,7 +21,7 @@ from fer_jax.model.ensemble import Ensemble
 from fer_jax.runs.checkpoint import Checkpoints
 from fer_jax.runs.environment import environment
 from fer_jax.runs.state import TrainState, evaluated_variables
-from fer_jax.runs.weights import Weights, find_weights, load_weights, nested
+from fer_jax.runs.weights import Weights, find_weights, is_run, load_weights, nested
 from fer_jax.runs.workdir import stored_config
 from fer_jax.training.run import Run, build, check_content
 
@@ -156,7 +156,7 @@ def evaluate_weights(
 def named_weights(source: str) -> Weights:
     """The weights of that name or file (as of weights.find_weights); InputError where it is a run, which has a command of its own."""
     path = find_weights(source)
-    if path.is_dir():
+    if is_run(path):
         raise InputError(f'{source} is a run: evaluate it with --workdir {source}')
     return load_weights(path)
 

@@ -233,8 +233,9 @@ def _check_levels(images: list[list[str]], where: str) -> str:
     shared = [name for name, count in counts.items() if count > 1]
     look = set(counts) if len(shared) > 1 and 2 * len(shared) >= len(counts) else set()
     for level in range(1, max(map(len, deep)) - 1):
-        names = {parts[level] for parts in deep if len(parts) > level + 1}
-        if not look and len(names) > 1 and 2 * len(words(names) & EXPRESSIONS) >= max(len(words(names)), 2):
+        names = words(parts[level] for parts in deep if len(parts) > level + 1)
+        known = names & EXPRESSIONS
+        if not look and len(known) > 1 and 2 * len(known) >= len(names):
             look = {'/'.join(parts[1 : level + 1]) for parts in deep if len(parts) > level + 1}
     if look and not words(parts[0] for parts in images) <= EXPRESSIONS:
         ways = 'call them train, validation and test, give one of them, or list the files in a table (data.dataset=image_table)'

@@ -6,7 +6,7 @@ What a network does on people it has not seen is asked by configs/ckplus_folds.p
 ckextended.csv comes with splits of its own, which would stand.
 
 Command:   python -m fer_jax sweep --config configs/ckplus.py --config.data.path=CK+48 --seeds 0 --workdir runs/ckplus-random
-           From FER2013's weights: --config.init_from=fer2013-1.9m and another --workdir
+           From FER+'s weights: --config.init_from=ferplus-1.9m and another --workdir
 Hardware:  any
 Time:      60 epochs of 589 images a draw; on four shared CPU cores, at 200 images/s, about 3 minutes each
 Accuracy:  not measured: the images come under a signed agreement. The paper says 99.66 %, which is one error in about 294

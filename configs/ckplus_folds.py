@@ -5,7 +5,7 @@ them tested once. Validation is of other subjects again. The nearest training im
 (`one_nearest_neighbour` in each result.json), where a split by image gives it 99 %.
 
 Command:   python -m fer_jax sweep --config configs/ckplus_folds.py --config.data.path=CK+48 --seeds 0 --workdir runs/ckplus-folds
-           From FER2013's weights: --config.init_from=fer2013-1.9m and another --workdir
+           From FER+'s weights: --config.init_from=ferplus-1.9m and another --workdir
 Hardware:  any
 Time:      60 epochs of about 785 images a fold; on four shared CPU cores, at 200 images/s, about 4 minutes each
 Accuracy:  not measured: the images come under a signed agreement. By raw pixels' nearest neighbour 62.0 %

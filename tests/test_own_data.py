@@ -39,7 +39,7 @@ def draw(folder: pathlib.Path) -> None:
 
 def test_the_configuration_is_of_a_folder_and_starts_from_the_shipped_weights() -> None:
     config = load_config('configs/folder.py', {'data.path': 'faces'})
-    assert (config.data.dataset, config.init_from, config.data.class_weights) == ('image_folder', 'fer2013-1.9m', True)
+    assert (config.data.dataset, config.init_from, config.data.class_weights) == ('image_folder', 'ferplus-1.9m', True)
     assert [line[0] for line in commands()] == ['prepare', 'train', 'predict']
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
-SHIPPED = 'fer2013-1.9m'  # the weights that come with the package, taken where none are named
+SHIPPED = 'ferplus-1.9m'  # the weights that come with the package, taken where none are named
 MIN_SCORE = 0.7  # of the faces that are told, where nothing else is said
 SMOOTH = 0.3  # seconds that a face's probabilities in a video are smoothed over: an expression lasts longer
 DETECT_EVERY = 0.4  # seconds of a video from one look for faces to the next; between, those that were found are followed

@@ -24,7 +24,9 @@ from fer_jax.runs.weights import load_weights
 from tests import tiny
 from tests.tiny import ROOT
 
-DATA_FILES = {'py.typed', 'inference/demo.html', 'weights/README.md', 'weights/ferplus-1.9m.safetensors', 'weights/fer2013-1.9m.safetensors'}
+DATA_FILES = {'py.typed', 'inference/demo.html'} | {
+    f'weights/{name}' for name in ('README.md', 'ferplus-1.9m.safetensors', 'fer2013-1.9m.safetensors')
+}
 
 
 def test_the_public_names_come_when_they_are_asked_for():

@@ -54,7 +54,8 @@ def test_what_the_surest_answers_are_worth_agrees_with_the_predictions(name: str
     held = read_predictions(ROOT / 'results' / folder / 'predictions.csv', load_weights(find_weights(name)).class_names)
     page = ' '.join((ROOT / 'docs' / 'predict.md').read_text('utf-8').split())
     half, seventy, _, ninety, whole = coverage_summary(held.confidence, held.correct)
-    told = f'`{name}` is right on {100 * half["accuracy"]:.1f} % of the half it is surest of (`--min-confidence` {half["min_confidence"]:.2f}), '
+    told = f'`{name}` is right on {100 * half["accuracy"]:.1f} % of the half it is surest of'
+    told += f' (`--min-confidence` {half["min_confidence"]:.2f}), '
     for share, part in ((70, seventy), (90, ninety)):
         told += f'on {100 * part["accuracy"]:.1f} % of the surest {share} % ({part["min_confidence"]:.2f}), '
     assert f'{told}and on {100 * whole["accuracy"]:.1f} % of all.' in page

@@ -116,7 +116,7 @@ KINDS = (  # of a block, and the groups of its shuffle
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('first', 'attention'), enumerate(['none', 'spatial', 'channel', 'both', 'se', 'eca', 'cbam']))
+@pytest.mark.parametrize(('first', 'attention'), [*enumerate(['none', 'spatial', 'channel', 'both', 'se', 'eca', 'cbam'])])
 def test_every_attention_in_every_kind_of_block(first, attention):
     """By turns with the one fusion and the other, so that every attention, and every kind of block, meets both."""
     for place, kind in enumerate(KINDS, first):

@@ -292,6 +292,7 @@ def test_the_image_offers_the_accelerators_that_there_are_locks_for():
         'build',
         'dev',
         'docs',
+        'fleet',
         'fuzz',
         'serve',
     }

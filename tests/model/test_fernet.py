@@ -327,6 +327,7 @@ def test_the_shortcut_is_added_to_the_block():
     np.testing.assert_allclose(sums[1], sums[0] + widen(x, 12, 2), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_stochastic_depth_leaves_blocks_out():
     """The one block of a network is there, doubled, or not there, each about half of the time; evaluation knows nothing of it."""
     network = fernet(attention='none', stem=4, blocks=(8,), strides=(2,), shortcut=True, stochastic_depth=0.5)

@@ -339,7 +339,11 @@ def test_the_committed_records_are_reported(folder: pathlib.Path, tmp_path: path
     Page((tmp_path / 'out' / 'report.html').read_text())
     rows = list(csv.DictReader((tmp_path / 'out' / 'report.csv').read_text().splitlines()))
     for split, views, name in (('PublicTest', 'centre', 'validation_centre'), ('PrivateTest', 'ten', 'test_ten')):
-        told = sum(int(row['repetitions']) * float(row['accuracy']) for row in rows if (row['split'], row['views']) == (split, views))
+        told = sum(
+            int(row['repetitions']) * float(row['accuracy'])
+            for row in rows
+            if (row['split'], row['views'], row['part']) == (split, views, '')
+        )
         kept = sum(run[name]['accuracy'] for run in runs if name in run and run['split_titles'][name.partition('_')[0]] == split)
         assert told == pytest.approx(kept)
 

@@ -245,6 +245,7 @@ def test_the_mean_of_several_teachers(tmp_path):
 # --- Training
 
 
+@pytest.mark.slow
 def test_a_streamed_batch_is_the_resident_one_bit_for_bit():
     """By mixup, so that every device's neighbouring image counts; and mirrored by where the images stand in the split."""
     options, mesh, (images, targets, weights) = default_config().augment, mesh_of(4), on_host()

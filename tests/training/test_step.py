@@ -497,6 +497,7 @@ def test_the_plain_mean_of_the_last_steps_by_hand():
     assert float(moving['x']) == pytest.approx(0.1 + 0.9 * 3.0, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_state_holds_the_average_that_is_evaluated():
     fields = dict(augment__mixup=0.4, augment__erase=0.5, optimizer__clip=0.1, optimizer__ema=0.9)
     initial = start(tuple(fields.items()))[3]

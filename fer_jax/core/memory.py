@@ -17,6 +17,7 @@ LIMITS = (
     (resource.RLIMIT_DATA, '-d', 'VmData', (3 << 29) + (CORES << 26)),  # those that may be written to
 )
 RESERVE = 1 << 28  # bytes left to programs, threads and what libraries hold
+LEAST_TOLD = 500_000  # bytes of a part that is named: less is 0 MB
 
 
 class Room(NamedTuple):
@@ -96,9 +97,11 @@ def check_room(parts: Mapping[str, int], room: Room, where: str, cure: str) -> N
     Raises:
       InputError: it is not; the message has each part, and `cure`, what would take less.
     """
-    needed = sum(parts.values()) + RESERVE
+    parts = {**parts, 'programs and threads': RESERVE}
+    needed = sum(parts.values())
     if needed > room.left:
-        listed = ', '.join(f'{size(taken)} for {what}' for what, taken in sorted(parts.items(), key=lambda item: -item[1]) if taken)
+        told = [item for item in sorted(parts.items(), key=lambda item: -item[1]) if item[1] >= LEAST_TOLD]
+        listed = ', '.join(f'{size(taken)} for {what}' for what, taken in told)
         left = size(max(0, room.left))
         raise InputError(
             f'this would take {size(needed)} of memory on {where}, {listed}; but {room.bound}, of which {left} are left: {cure}'

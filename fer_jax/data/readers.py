@@ -27,6 +27,8 @@ READERS: dict[str, Callable[..., Source]] = {
     'image_folder': image_folder.read,
     'image_table': image_table.read,
 }
+# How often what a reader makes of the same files has changed: what was prepared before, perhaps misread, is prepared anew.
+CHANGES = {'image_folder': 1, 'image_table': 1}
 FILES = ('path', 'votes')  # parameters that name what is read: they must be given, and are watched for changes
 
 
@@ -51,6 +53,7 @@ def request_of(data: ConfigDict) -> dict[str, Any]:
     drawn |= {} if data.megapixels == MEGAPIXELS or 'megapixels' not in taken else {'megapixels': data.megapixels}
     drawn |= {} if data.by_subject else {'by_subject': False}
     drawn |= {'folds': data.folds, 'fold': data.fold} if data.folds else {}
+    drawn |= {'changes': CHANGES[data.dataset]} if data.dataset in CHANGES else {}
     return {'dataset': data.dataset, 'path': None} | own | drawn
 
 

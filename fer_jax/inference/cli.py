@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fer_jax.core.command_line import CONFIG, Parser, add_split, add_views, add_weights, chosen_weights, refuse_overrides
 from fer_jax.core.errors import InputError
-from fer_jax.core.fields import DETECT_EVERY, MIN_SCORE, SHIPPED, SMOOTH, default_config
+from fer_jax.core.fields import BOUNDS, DETECT_EVERY, MIN_SCORE, SHIPPED, SMOOTH, default_config
 from fer_jax.inference.interface import LIMITS, Limits
 
 if TYPE_CHECKING:
@@ -27,11 +27,15 @@ def number(least: float, most: float) -> Callable[[str], float]:
     return parse
 
 
-def whole_number(text: str) -> int:
-    """The type of an argument that is a whole number from 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f'{text!r} is no whole number from 1')
-    return int(text)
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """The type of an argument that is a whole number from `least` to `most`."""
+
+    def parse(text: str) -> int:
+        if text.isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most:
+            return int(text)
+        raise ArgumentTypeError(f'{text!r} is no whole number from {least:,} to {most:,}')
+
+    return parse
 
 
 def add_detector(parser: Parser, other: str = '') -> None:
@@ -49,7 +53,8 @@ def add_detector(parser: Parser, other: str = '') -> None:
 def add_megapixels(parser: Parser) -> None:
     """`--megapixels`: how large a picture may be."""
     most = 'millions of pixels that a picture may have; default: %(default)s'
-    parser.add_argument('--megapixels', type=int, default=default_config().data.megapixels, metavar='N', help=most)
+    bounds = BOUNDS['data.megapixels']
+    parser.add_argument('--megapixels', type=whole_number(*bounds), default=default_config().data.megapixels, metavar='N', help=most)
 
 
 def add_service(parser: Parser) -> None:
@@ -78,7 +83,9 @@ def predict(parser: Parser) -> None:
     add_megapixels(parser)
     unsure = 'say `unsure` where the most probable class is less probable than this, 0 to 1; default: %(default)s'
     parser.add_argument('--min-confidence', type=number(0.0, 1.0), default=0.0, metavar='SHARE', help=unsure)
-    parser.add_argument('--every', type=whole_number, default=1, metavar='N', help='of a video, look at one frame in N; default: 1')
+    parser.add_argument(
+        '--every', type=whole_number(1, 10**9), default=1, metavar='N', help='of a video, look at one frame in N; default: 1'
+    )
     seconds = 'of a video, look for faces so often, and follow them between; 0: in every frame; default: %(default)s'
     parser.add_argument('--detect-every', type=number(0.0, 3600.0), default=DETECT_EVERY, metavar='SECONDS', help=seconds)
     smooth = 'smooth the probabilities of a face in a video over so long; 0 leaves them as they are; default: %(default)s'

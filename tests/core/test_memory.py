@@ -67,12 +67,15 @@ def test_what_leaves_least_is_the_bound(bounds, most, left, said, monkeypatch):
 
 
 def test_what_does_not_fit_is_told_part_by_part_the_largest_first():
-    parts, room = {'images': 200_000_000, 'activations': 3 * GB, 'nothing': 0}, Room(4 * GB, 3 * GB, 'ulimit -v allows 4.0 GB')
+    parts, room = (
+        {'images': 200_000_000, 'activations': 3 * GB, 'nothing': 0, 'little': 400_000},
+        Room(4 * GB, 3 * GB, 'ulimit -v allows 4.0 GB'),
+    )
     check_room(parts, room._replace(left=sum(parts.values()) + RESERVE), 'here', 'less would do')
     with pytest.raises(InputError) as error:
         check_room(parts, room, 'here', 'less would do')
     assert str(error.value) == (
-        'this would take 3.5 GB of memory on here, 3.0 GB for activations, 200 MB for images; '
+        'this would take 3.5 GB of memory on here, 3.0 GB for activations, 268 MB for programs and threads, 200 MB for images; '
         'but ulimit -v allows 4.0 GB, of which 3.0 GB are left: less would do'
     )
 

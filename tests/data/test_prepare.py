@@ -23,7 +23,7 @@ from fer_jax.data.load import load
 from fer_jax.data.manifest import describe, manifest_of, understood
 from fer_jax.data.near_duplicates import NAMES
 from fer_jax.data.prepare import prepare, prepared_folder
-from fer_jax.data.readers import READERS
+from fer_jax.data.readers import CHANGES, READERS
 from fer_jax.data.schema import SPLITS, Faces, Source
 from fer_jax.data.splits import draw_splits
 
@@ -207,6 +207,18 @@ def test_votes_that_are_missing_are_told_before_anything_is_prepared(data, tmp_p
     with pytest.raises(InputError, match=r'data.votes: no such file: .*votes.csv$'):
         load(data)
     assert not pathlib.Path(data.prepared).exists()
+
+
+def test_what_another_reading_prepared_is_not_taken(data, tmp_path, monkeypatch):
+    for name in ('happy', 'sad'):
+        (tmp_path / 'faces' / name).mkdir(parents=True)
+        for number in range(10):
+            Image.fromarray(np.full((48, 48), number, np.uint8)).save(tmp_path / 'faces' / name / f'{number}.png')
+    data.update({'dataset': 'image_folder', 'path': str(tmp_path / 'faces')})
+    first = prepare(data)
+    assert prepare(data)['key'] == first['key']
+    monkeypatch.setitem(CHANGES, 'image_folder', CHANGES['image_folder'] + 1)
+    assert prepare(data)['key'] != first['key']
 
 
 def test_toyfaces_and_image_folders_are_prepared_too(data, tmp_path):

@@ -384,6 +384,8 @@ def test_cropped_pictures_need_no_opencv_and_videos_say_that_they_do(folder, wei
         (['--min-confidence', '60'], "argument --min-confidence: '60' is no number from 0 to 1"),
         (['--smooth', 'nan'], "argument --smooth: 'nan' is no number from 0 to 3600"),
         (['--every', '0'], "argument --every: '0' is no whole number from 1"),
+        (['--megapixels', '0'], "argument --megapixels: '0' is no whole number from 1 to 5,000"),
+        (['--megapixels', '5001'], "argument --megapixels: '5001' is no whole number from 1 to 5,000"),
         (['--timeline', 'in/b.jpg'], '--timeline in/b.jpg: '),
         (['--jsonl', 'gone/o.jsonl', '--csv', 'o.csv'], '--jsonl gone/o.jsonl: No such file'),
         (['--config.seed=1'], '--config.seed: predictions take the weights as they are'),

@@ -118,7 +118,6 @@ class Service:
     def work(self) -> None:
         """Looks at pictures that wait, in order, for HOLD seconds or until a call is full, and classifies their faces in one call."""
         begin, jobs, shots = time.monotonic(), [], []
-        none = np.zeros((0, 0, 3), np.uint8)
         while self.waiting and time.monotonic() - begin < HOLD and sum(len(shot.cuts) for shot in shots) < BATCHES[-1]:
             job = self.waiting.popleft()
             try:
@@ -129,7 +128,7 @@ class Service:
                 job.error = error
             else:
                 jobs.append(job)
-                shots.append(shot._replace(photo=none))  # its pixels have been looked at, and take much memory
+                shots.append(shot._replace(photo=np.zeros((0, 0, 3), np.uint8)))  # its pixels have been looked at, and take much memory
         self.calls.observe(sum(len(shot.cuts) for shot in shots))
         try:
             for job, (_, faces) in zip(jobs, named(shots, self.model), strict=True):

@@ -30,14 +30,25 @@ def write_atomic(path: str | os.PathLike, content: bytes | str) -> None:
         file.write(content.encode(errors='backslashreplace') if isinstance(content, str) else content)
 
 
+def is_sink(path: pathlib.Path) -> bool:
+    """Whether `path` is there to be written into, and never to be replaced: a pipe, a device, or another name of one, as /dev/stdout."""
+    if path.is_symlink() and path.absolute().parts[1] in ('dev', 'proc'):
+        return path.exists()
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 @contextlib.contextmanager
 def open_atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A file to write into, which takes the place of `path` when the block ends, and goes away if that raises.
+    """A file to write into, which takes the place of `path` when the block ends, and goes away if that raises; what `is_sink` stays.
 
     Raises:
       OSError: as of `write_atomic`.
     """
     path = pathlib.Path(path)
+    if is_sink(path):
+        with open(path, 'ab') as file:
+            yield file
+        return
     temporary = path.with_name(f'.{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp')
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TextIO
 
 from fer_jax.core.errors import InputError, printable
+from fer_jax.core.files import is_sink
 from fer_jax.inference.face import Face
 from fer_jax.inference.tracks import Track
 
@@ -49,7 +50,9 @@ def open_outputs(files: dict[str, pathlib.Path | None], about: dict[str, Any], e
             try:
                 if path:
                     make, is_stream = WRITERS[option]
-                    file = stack.enter_context(open(path, 'w', 1, 'utf-8', newline='') if is_stream else open_growing(path))
+                    at_once = is_sink(path) or is_stream
+                    mode = 'a' if is_sink(path) else 'w'
+                    file = stack.enter_context(open(path, mode, 1, 'utf-8', newline='') if at_once else open_growing(path))
                     writes.append(stack.enter_context(make(file, about, ending)))
             except OSError as error:
                 raise InputError(f'{option} {path}: {error.strerror}') from None

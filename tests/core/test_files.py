@@ -56,6 +56,23 @@ def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path, monkeypatch):
     assert names(tmp_path) == []
 
 
+def test_a_pipe_is_written_into_and_stays(tmp_path):
+    """As any device would: who is root could otherwise replace /dev/stdout."""
+    pipe = tmp_path / 'pipe'
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomic(pipe, 'through')
+    assert os.read(reading, 99) == b'through' and pipe.is_fifo() and names(tmp_path) == ['pipe']
+    os.close(reading)
+
+
+def test_another_name_of_what_is_open_is_appended_to(tmp_path):
+    with open(tmp_path / 'file', 'wb', 0) as file:
+        file.write(b'before ')
+        write_atomic(f'/dev/fd/{file.fileno()}', b'after')
+    assert (tmp_path / 'file').read_bytes() == b'before after' and names(tmp_path) == ['file']
+
+
 def test_nobody_sees_half_a_file(tmp_path, monkeypatch):
     """When the rename comes, the temporary file is whole and on the disk, and lies in the same folder."""
     path, seen, synced = tmp_path / 'file', [], []

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pathlib
 import re
 
@@ -62,6 +63,16 @@ def test_the_three_files_say_the_same(tmp_path):
 def test_no_face_is_whole_too(tmp_path):
     whole, lines, rows = write(tmp_path, interrupted=True)
     assert (whole['faces'], whole['interrupted'], rows) == ([], True, []) and lines[-1] == {'kind': 'end', 'faces': 2, 'interrupted': True}
+
+
+def test_a_table_goes_into_a_pipe_which_stays(tmp_path):
+    os.mkfifo(tmp_path / 'o.csv')
+    reading = os.open(tmp_path / 'o.csv', os.O_RDONLY | os.O_NONBLOCK)
+    with open_outputs({'--csv': tmp_path / 'o.csv'}, ABOUT, lambda: Ending(1, [], False)) as writes:
+        writes[0](FACE)
+        lines = os.read(reading, 9999).decode().splitlines()
+    os.close(reading)
+    assert len(lines) == 2 and [path.name for path in tmp_path.iterdir()] == ['o.csv'] and (tmp_path / 'o.csv').is_fifo()
 
 
 def test_what_was_found_is_there_before_the_end_and_after_a_fault(tmp_path):

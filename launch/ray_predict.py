@@ -202,8 +202,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('source', metavar='SOURCE', help='a folder, or a text file with the path of a photograph a line')
     parser.add_argument('--out', type=pathlib.Path, required=True, metavar='DIR', help='folder of the shards, which all workers can write')
     parser.add_argument('--address', help='of a Ray cluster, or auto; default: one is started on this machine, and ended')
-    parser.add_argument('--workers', type=whole_number, metavar='N', help='of the cluster that is started here; default: its cores')
-    parser.add_argument('--shard', type=whole_number, default=256, metavar='N', help='photographs in a shard; default: %(default)s')
+    parser.add_argument(
+        '--workers', type=whole_number(1, 10**6), metavar='N', help='of the cluster that is started here; default: its cores'
+    )
+    parser.add_argument(
+        '--shard', type=whole_number(1, 10**6), default=256, metavar='N', help='photographs in a shard; default: %(default)s'
+    )
     add_weights(parser)
     add_views(parser, 'face')
     add_detector(parser, 'each photograph is one face')

@@ -61,7 +61,7 @@ def add_service(parser: Parser) -> None:
     """`--port`, and the fields of Limits."""
     parser.add_argument('--port', type=int, default=8000, help='0 takes a free one; default: %(default)s')
     for name, (status, what) in LIMITS.items():
-        kind = number(0.01, 3600.0) if name == 'seconds' else whole_number
+        kind = number(0.01, 3600.0) if name == 'seconds' else whole_number(1, 10**6)
         text = f'at most so many {what}, else {status}; default: %(default)s'
         parser.add_argument(f'--{name}', type=kind, default=getattr(Limits(), name), metavar='N', help=text)
 

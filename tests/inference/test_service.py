@@ -23,7 +23,8 @@ pytest.importorskip('cv2', reason="needs pip install 'fer_jax[serve]'")
 
 from prometheus_client.parser import text_string_to_metric_families  # noqa: E402
 
-from fer_jax.__main__ import main  # noqa: E402
+from fer_jax.__main__ import main, parse  # noqa: E402
+from fer_jax.core.errors import InputError  # noqa: E402
 from fer_jax.inference import service  # noqa: E402
 from fer_jax.inference.classifier import Classifier, load, predict  # noqa: E402
 from fer_jax.inference.faces import Cut, Photo, cut, make_detector  # noqa: E402
@@ -383,3 +384,10 @@ def test_no_address(host, capsys):
 def test_no_limit(option, capsys):
     assert main(['serve', option]) == 2
     assert capsys.readouterr().err.count('\n') == 1
+
+
+def test_each_limit_is_an_option() -> None:
+    options = parse(['serve', *(f'--{name}={place}' for place, name in enumerate(Limits._fields, 2))])
+    assert [getattr(options, name) for name in Limits._fields] == list(range(2, 2 + len(Limits._fields)))
+    with pytest.raises(InputError, match="--waiting: '0' is no whole number from 1 to"):
+        parse(['serve', '--waiting=0'])

@@ -222,6 +222,7 @@ def explanation_png(found: Explanation, captions: Sequence[str], title: str) -> 
         bar.solids.set_alpha(1)
         bar.set_label(unit, fontsize=8)
         bar.ax.tick_params(labelsize=7)
+        bar.ax.locator_params(nbins=4)  # of small probabilities the labels are long
     figure.suptitle(title, fontsize=9, parse_math=False, wrap=True)
     return in_few_colours(to_png(figure))
 

@@ -222,7 +222,6 @@ def _check_levels(images: list[list[str]], where: str) -> str:
     deep = [parts for parts in images if len(parts) > 2]
     if 2 * len(deep) <= len(images):
         return ''
-    words = lambda names: {name.lower() for name in names}  # noqa: E731
     tops, below = sorted({parts[0] for parts in deep}), {(parts[0], parts[1]) for parts in deep}
     counts = Counter(name for _, name in below)
     if len(counts) > 1 and all(map(split_of, counts)):
@@ -233,11 +232,11 @@ def _check_levels(images: list[list[str]], where: str) -> str:
     shared = [name for name, count in counts.items() if count > 1]
     look = set(counts) if len(shared) > 1 and 2 * len(shared) >= len(counts) else set()
     for level in range(1, max(map(len, deep)) - 1):
-        names = words(parts[level] for parts in deep if len(parts) > level + 1)
+        names = {parts[level].lower() for parts in deep if len(parts) > level + 1}
         known = names & EXPRESSIONS
         if not look and len(known) > 1 and 2 * len(known) >= len(names):
             look = {'/'.join(parts[1 : level + 1]) for parts in deep if len(parts) > level + 1}
-    if look and not words(parts[0] for parts in images) <= EXPRESSIONS:
+    if look and not {parts[0].lower() for parts in images} <= EXPRESSIONS:
         ways = 'call them train, validation and test, give one of them, or list the files in a table (data.dataset=image_table)'
         raise InputError(
             f'{where}: a level too many: the folders {shown(tops)} hold {shown(sorted(look))}, which look like the classes: {ways};'

@@ -66,6 +66,11 @@ def add_service(parser: Parser) -> None:
         parser.add_argument(f'--{name}', type=kind, default=getattr(Limits(), name), metavar='N', help=text)
 
 
+def chosen_limits(options: Namespace) -> Limits:
+    """What `add_service` was told."""
+    return Limits(**{name: getattr(options, name) for name in LIMITS})
+
+
 def chosen_detector(options: Namespace) -> 'Detector | None':
     """What finds the faces; None where each picture is one."""
     from fer_jax.inference import faces
@@ -151,7 +156,7 @@ def demo(parser: Parser) -> None:
         refuse_overrides(options, 'a demo takes the weights as they are')
         from fer_jax.inference.demo import show
 
-        show(options.checkpoint or [SHIPPED], options.port, chosen_detector(options), Limits(*(getattr(options, name) for name in LIMITS)))
+        show(options.checkpoint or [SHIPPED], options.port, chosen_detector(options), chosen_limits(options))
 
     parser.set_defaults(run=run)
 
@@ -170,13 +175,6 @@ def serve(parser: Parser) -> None:
         source = chosen_weights(options)
         from fer_jax.inference.service import serve
 
-        serve(
-            source,
-            options.views,
-            options.host,
-            options.port,
-            chosen_detector(options),
-            Limits(*(getattr(options, name) for name in LIMITS)),
-        )
+        serve(source, options.views, options.host, options.port, chosen_detector(options), chosen_limits(options))
 
     parser.set_defaults(run=run)

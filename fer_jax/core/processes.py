@@ -91,6 +91,8 @@ def connect(how: str, processes: int | None, process: int | None, seconds: int) 
         raise InputError(f'--distributed={how} is none of off, auto and HOST:PORT')
     if explicit and (processes is None or process is None or not 0 <= process < processes):
         raise InputError(f'--distributed={how} needs --processes=N and --process-id=K with K from 0 to N - 1')
+    if seconds < 1:
+        raise InputError(f'--join-timeout={seconds}: expected the seconds to wait for the others, 1 or more')
     waiting = threading.Timer(seconds, give_up, (how, processes, process, seconds))
     waiting.daemon = True
     waiting.start()

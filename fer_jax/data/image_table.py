@@ -205,6 +205,8 @@ def _form(name: str, header: Sequence[str]) -> Form:
             form.box, form.corners = tuple(map(header.index, sides)), corners
     if 'subdirectory_filepath' in header:
         form.codes = AFFECTNET
+    if 'face_id_in_image' in header:
+        form.codes = EXPW
     for field, what in ((form.split, 'split'), (form.subject, 'subject')):
         form.name += f', {what} from {header[field]}' if field is not None else ''
     form.name += f', box from {", ".join(header[field] for field in form.box)}' if form.box else ''

@@ -1,4 +1,4 @@
-"""Faces as a CSV of emotion,pixels[,Usage]: the form of FER2013 and of CK+'s ckextended.csv."""
+"""Faces as a CSV, or parquet, of emotion,pixels[,Usage]: the form of FER2013 and of CK+'s ckextended.csv."""
 
 import codecs
 import csv
@@ -25,7 +25,7 @@ PIXELS = IMAGE_SIDE**2
 VALUES = {f'{value:0{digits}}': value for value in range(256) for digits in (1, 2, 3)}
 # Files that are often given for a CSV, by how they begin.
 OTHER_FORMS = {
-    b'PAR1': 'parquet, which data.dataset=image_table reads where its name says so',
+    b'PAR1': 'parquet, which is read where it is a file: unpack it',
     b'ARROW1': 'Arrow or Feather: save it as parquet or as CSV',
     b'\x93NUMPY': 'one array of NumPy: save images and labels together, by np.savez, for data.dataset=image_table',
     b'\x89HDF': 'HDF5: save it as parquet or as CSV',
@@ -37,6 +37,7 @@ OTHER_FORMS = {
     b'<!DOCTYPE': 'a web page, as servers send it where one has to sign in',
     b'<html': 'a web page, as servers send it where one has to sign in',
 }
+PARQUET = b'PAR1'
 MAX_LINE = 1 << 20  # bytes; a row of FER2013 has at most 9,240
 BRACKETS = str.maketrans('[],', '   ')
 UTF_16 = (b'\xff\xfe', b'\xfe\xff')
@@ -123,7 +124,7 @@ def position_of(text: str, class_names: Sequence[str], synonyms: Mapping[str, st
 
 
 def rows(stream: io.BufferedReader, where: str, delimiters: str = ',;\t') -> Iterator[tuple[int, list[str]]]:
-    """(line number, fields) of each row of a CSV that is not blank, the header too.
+    """(line number, fields) of each row of a CSV that is not blank, the header too; of parquet the number of the row.
 
     A line is UTF-8, or else Latin-1, or all is UTF-16 where it begins like that. The delimiter is the one that the first line has most
     of, a blank only where it has none of the others; or what Excel says in a line `sep=;` before. Where the rows have one field more
@@ -132,6 +133,9 @@ def rows(stream: io.BufferedReader, where: str, delimiters: str = ',;\t') -> Ite
     Raises:
       InputError: a line is longer than any row is, or cannot be told into fields; or it is another kind of file.
     """
+    if stream.peek(len(PARQUET))[: len(PARQUET)] == PARQUET and stream.seekable():
+        yield from _parquet_rows(stream, where)
+        return
     lines = _lines(stream, where)
     first, above = next(lines, ''), 0
     if told := re.fullmatch(r'"?sep=(.)"?\n', first):
@@ -152,6 +156,21 @@ def rows(stream: io.BufferedReader, where: str, delimiters: str = ',;\t') -> Ite
             yield table.line_num + above, row
     except csv.Error as error:
         raise InputError(f'{where}, line {table.line_num + above}: not a CSV: {error}') from None
+
+
+def _parquet_rows(stream: io.BufferedReader, where: str) -> Iterator[tuple[int, list[str]]]:
+    import pyarrow.parquet  # slow to import
+
+    number = 0
+    try:
+        table = pyarrow.parquet.ParquetFile(stream)
+        yield 0, table.schema_arrow.names
+        for batch in table.iter_batches(batch_size=1024):
+            for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                number += 1
+                yield number, ['' if value is None else str(value) for value in values]
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise InputError(f'{where}: damaged after row {number}: {error}') from None
 
 
 def _lines(stream: io.BufferedReader, where: str) -> Iterator[str]:

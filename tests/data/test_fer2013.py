@@ -6,6 +6,8 @@ import tarfile
 import zipfile
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -234,7 +236,7 @@ BAD_FILES = [
     (b'pixels\n1 2 3\n', 'has no labels .*test.csv'),
     (b'\x89PNG\r\n\x1a\n' + bytes(range(256)), 'line 1: expected a header'),
     (b'\0' * 5000, 'line 1: expected a header'),
-    (b'PAR1' + bytes(99), 'no text but parquet, which data.dataset=image_table reads'),
+    (b'PAR1' + bytes(99), 'damaged after row 0: '),
     (b'\xd0\xcf\x11\xe0' + bytes(99), 'no text but a file of Excel: save it as CSV UTF-8'),
     (b'emotion,pixels,Usage\r0,1 2 3,Training\r', 'its lines end as on a Macintosh of old'),
     (b'emotion,pixels,Usage\n0,' + b'7' * (3 << 20), 'line 2: longer than'),
@@ -248,6 +250,26 @@ def test_files_that_are_no_such_csv(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(InputError, match=f'fer2013.csv.*{message}'):
         fer2013.read(path)
+
+
+@pytest.mark.parametrize('as_lists', [False, True])
+def test_parquet_of_the_csvs_columns(tmp_path, as_lists):
+    rows = rows_of(21)
+    table = {
+        'emotion': [int(row[0]) for row in rows],
+        'pixels': [[int(pixel) for pixel in row[1].split()] for row in rows] if as_lists else [row[1] for row in rows],
+        'Usage': [row[2] for row in rows],
+    }
+    pq.write_table(pa.table(table), tmp_path / 'fer2013.parquet')
+    found, expected = fer2013.read(tmp_path / 'fer2013.parquet'), fer2013.read(write_csv(tmp_path / 'fer2013.csv', rows))
+    assert found.splits.keys() == expected.splits.keys()
+    for split, faces in expected.splits.items():
+        np.testing.assert_array_equal(found.splits[split].images, faces.images)
+        np.testing.assert_array_equal(found.splits[split].labels, faces.labels)
+    table['emotion'][4] = None
+    pq.write_table(pa.table(table), tmp_path / 'fer2013.parquet')
+    with pytest.raises(InputError, match="fer2013.parquet, line 5: unknown label .emotion. ''"):
+        fer2013.read(tmp_path / 'fer2013.parquet')
 
 
 def test_an_empty_split_is_refused(tmp_path):

@@ -72,6 +72,9 @@ def test_expw_has_several_faces_in_a_picture(tmp_path):
         image_table.read(tmp_path)
     source = image_table.read(tmp_path, skip_bad=True)
     assert held(source) == [(10, 'happy'), (200, 'angry')] and len(source.skipped) == 1
+    header = 'image_name face_id_in_image face_box_top face_box_left face_box_right face_box_bottom face_box_confidence expression_label'
+    (tmp_path / 'label.lst').write_text('\n'.join([header, *rows[:2]]))
+    assert held(image_table.read(tmp_path)) == [(10, 'happy'), (200, 'angry')]
 
 
 def test_affectnet(tmp_path):

@@ -48,8 +48,8 @@ def campaign(folder: pathlib.Path, seed: int, small: bool) -> Findings:
         reference = folder / f'uninterrupted-{processes}'
         to_the_end(findings, reference, topology)
         seconds, number = 0.7 * (time.monotonic() - began), 0
-        left = dict.fromkeys(KINDS, 1 if small else 13)
-        while any(left.values()) and number < 40:
+        left = dict.fromkeys(KINDS, 1 if small else 25)
+        while any(left.values()) and number < 80:
             workdir, number = folder / f'killed-{processes}-{number}', number + 1
             for _ in range(min(CHAIN, sum(left.values()))):
                 wanted = draws.choices(KINDS, [left[kind] for kind in KINDS])[0]

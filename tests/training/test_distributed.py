@@ -323,6 +323,7 @@ def test_a_coordinator_that_cannot_be_reached_ends_in_one_line(folder, tmp_path)
     [
         (['--distributed=sideways'], '--distributed=sideways is none of off, auto and HOST:PORT'),
         (['--distributed=:1234'], 'is none of off, auto and HOST:PORT'),
+        (['--distributed=here:1', '--processes=2', '--process-id=1', '--join-timeout=-1'], '--join-timeout=-1: expected the seconds'),
         (['--distributed=here:1'], 'needs --processes=N and --process-id=K'),
         (['--distributed=here:1', '--processes=2', '--process-id=2'], 'with K from 0 to N - 1'),
         (['--processes=2'], 'needs --distributed=auto or --distributed=HOST:PORT'),

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from fer_jax import __version__
 from fer_jax.core.command_line import OVERRIDES, Parser, split_overrides
 from fer_jax.core.errors import Diverged, InputError, Interrupted, NotSaved, ToldElsewhere, first_line, out_of_memory, unknown
-from fer_jax.core.memory import check_limits
+from fer_jax.core.memory import check_limits, limits
 from fer_jax.core.terminal import forgive_output, leave, tell_warnings
 from fer_jax.data.cli import prepare
 from fer_jax.export.cli import export
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 1 the run failed, 2 the input is wrong, 75 stopped by a signal and to be resumed."""
     try:
         options = parse(sys.argv[1:] if arguments is None else arguments)
-        check_limits()
+        check_limits(limits())
         tell_warnings(options.command)
         return options.run(options) or 0
     except ToldElsewhere:

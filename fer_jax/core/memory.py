@@ -10,12 +10,12 @@ from fer_jax.core.errors import InputError
 
 PAGE = resource.getpagesize()
 CORES = os.cpu_count() or 1
-# What `ulimit` bounds, what of it this process holds, and how much Python, JAX and the threads of both (a hundred, and some for each core)
-# take of it before anything is computed. With less, XLA cannot start a thread, and waits for it for ever or ends in C++.
-LIMITS = (
-    (resource.RLIMIT_AS, '-v', 'VmSize', (4 << 30) + (CORES << 27)),  # addresses, also those at which nothing lies
-    (resource.RLIMIT_DATA, '-d', 'VmData', (3 << 29) + (CORES << 26)),  # those that may be written to
-)
+# What `ulimit` bounds, by its flag: addresses, also those at which nothing lies, and those that may be written to.
+LIMITS = {'-v': resource.RLIMIT_AS, '-d': resource.RLIMIT_DATA}
+HELD = {'-v': 'VmSize', '-d': 'VmData'}  # what Linux calls how much of it a process holds
+# How much of it Python, JAX and the threads of both (a hundred, and some for each core) take before anything is computed. With less, XLA
+# cannot start a thread, and waits for it for ever or ends in C++.
+OWN = {'-v': (4 << 30) + (CORES << 27), '-d': (3 << 29) + (CORES << 26)}
 RESERVE = 1 << 28  # bytes left to programs, threads and what libraries hold
 LEAST_TOLD = 500_000  # bytes of a part that is named: less is 0 MB
 
@@ -33,18 +33,34 @@ def host_room() -> Room:
 
     What other processes hold counts as left, for they may end: what does not fit then never will.
     """
-    held = held_bytes()
+    return least_room(machine_bytes(), cgroup_bytes(), limits(), held_bytes())
+
+
+def least_room(
+    machine: int | None,
+    cgroup: int | None,
+    limits: Mapping[str, int | None],
+    held: Mapping[str, int],
+    own: Mapping[str, int] = OWN,
+) -> Room:
+    """What of these bounds leaves least to a process; all in bytes, None is no bound.
+
+    Args:
+      limits: what `ulimit` allows, by its flag.
+      held: what the process holds, as of `held_bytes`.
+      own: what of each limit the process will hold in any case.
+    """
     in_memory = held.get('VmRSS', 0)
-    bounds = [(machine_bytes(), in_memory, 'this machine has'), (cgroup_bytes(), in_memory, 'the cgroup of this process may take')]
-    bounds += [(limit(kind), max(own, held.get(what, 0)), f'ulimit {flag} allows') for kind, flag, what, own in LIMITS]
+    bounds = [(machine, in_memory, 'this machine has'), (cgroup, in_memory, 'the cgroup of this process may take')]
+    bounds += [(most, max(own[flag], held.get(HELD[flag], 0)), f'ulimit {flag} allows') for flag, most in limits.items()]
     rooms = [Room(most, most - taken, f'{text} {size(most)}') for most, taken, text in bounds if most]
     return min(rooms, key=lambda room: room.left, default=Room(1 << 62, 1 << 62, 'no bound is known'))
 
 
-def limit(kind: int) -> int | None:
-    """What `ulimit` allows of a kind, in bytes; None without a bound."""
-    most = resource.getrlimit(kind)[0]
-    return None if most == resource.RLIM_INFINITY else most
+def limits() -> dict[str, int | None]:
+    """What `ulimit` allows this process, in bytes by its flag; None without a bound."""
+    found = {flag: resource.getrlimit(kind)[0] for flag, kind in LIMITS.items()}
+    return {flag: None if most == resource.RLIM_INFINITY else most for flag, most in found.items()}
 
 
 def machine_bytes() -> int | None:
@@ -108,16 +124,15 @@ def check_room(parts: Mapping[str, int], room: Room, where: str, cure: str) -> N
         )
 
 
-def check_limits() -> None:
-    """Returns if `ulimit` leaves room for JAX itself.
+def check_limits(limits: Mapping[str, int | None], own: Mapping[str, int] = OWN) -> None:
+    """Returns if these limits leave room for JAX itself, which takes `own` of each; both in bytes by `ulimit`'s flag.
 
     Raises:
       InputError: it does not.
     """
-    for kind, flag, _, own in LIMITS:
-        most = limit(kind)
-        if most is not None and most < own:
-            why = f'of which Python, JAX and their threads alone take {size(own)}, though they fill little of it'
+    for flag, most in limits.items():
+        if most is not None and most < own[flag]:
+            why = f'of which Python, JAX and their threads alone take {size(own[flag])}, though they fill little of it'
             raise InputError(f'ulimit {flag} allows {size(most)} of memory, {why}: raise it, or bound the memory by a cgroup')
 
 

@@ -94,12 +94,13 @@ def face_in(picture: Image.Image, scale: float, box: Box | None) -> UInt8[np.nda
     return square_face(picture.convert('L'))
 
 
-def decode(content: bytes, megapixels: int = MEGAPIXELS, side: int | None = None) -> tuple[Image.Image, float]:
+def decode(content: bytes, megapixels: int = MEGAPIXELS, side: int | None = None, whole: int = WHOLE) -> tuple[Image.Image, float]:
     """(the picture in a file's bytes as of `plain`, turned as its EXIF says; how many times as long its sides are in the file).
 
     Args:
-      megapixels: millions of pixels that it may have. Beyond WHOLE pixels it is read at a half of its sides, a quarter, ….
+      megapixels: millions of pixels that it may have.
       side: no side need be longer than that: a JPEG is then read smaller, and as grey.
+      whole: beyond so many pixels it is read at a half of its sides, a quarter, ….
 
     Raises:
       InputError: it is no picture of a kind that is read, is damaged, or is larger than the limits.
@@ -115,7 +116,7 @@ def decode(content: bytes, megapixels: int = MEGAPIXELS, side: int | None = None
             if image.width * image.height > megapixels * 1_000_000:
                 what = f'{image.width}×{image.height} pixels: more than {megapixels} million'
                 raise TooLarge(f'{what} are a decompression bomb or want that limit raised (data.megapixels, or --megapixels)')
-            factor = _reduction(image.size)
+            factor = _reduction(image.size, whole)
             if side:
                 image.draft('L', (side, side))
             elif factor > 1 and image.format == 'JPEG2000':
@@ -123,7 +124,7 @@ def decode(content: bytes, megapixels: int = MEGAPIXELS, side: int | None = None
             elif factor > 1:
                 image.draft(image.mode, (image.width // factor, image.height // factor))
             image.load()
-            found = plain(image, _reduction(image.size))
+            found = plain(image, _reduction(image.size, whole))
             if is_wide(image.mode) and _tiff_tag(image, WHITE_IS_ZERO) == 0:  # which Pillow heeds up to 8 bits
                 found = ImageOps.invert(found)
             if _bits(image, content) == 16 and not found.getbbox():
@@ -181,16 +182,16 @@ def is_wide(mode: str) -> bool:
     return mode == 'F' or mode.startswith('I')
 
 
-def _reduction(size: tuple[int, int]) -> int:
-    """By what power of two the sides of a picture are to be divided, so that WHOLE pixels or fewer are left."""
-    return 1 << max(0, math.ceil(math.log2(size[0] * size[1] / WHOLE) / 2))
+def _reduction(size: tuple[int, int], most: int) -> int:
+    """By what power of two the sides of a picture are to be divided, so that `most` pixels or fewer are left."""
+    return 1 << max(0, math.ceil(math.log2(size[0] * size[1] / most) / 2))
 
 
-def plain(image: Image.Image, factor: int = 1) -> Image.Image:
+def plain(image: Image.Image, factor: int = 1, block: int = BLOCK) -> Image.Image:
     """A picture of any mode, loaded, in 8 bits, mode L where it is grey and RGB where it has colours, its sides `factor` times as short.
 
     Transparent parts are black. Whole numbers of more than 8 bits are of 0 to 255 where none is above 255, else of 0 to 65,535; floats
-    of 0 to 1 where none is above that, else of 0 to 255. docs/predict.md has the table.
+    of 0 to 1 where none is above that, else of 0 to 255. docs/predict.md has the table. So many pixels as a `block` are converted together.
 
     Raises:
       InputError: pixels that are not finite, or outside these ranges.
@@ -199,7 +200,7 @@ def plain(image: Image.Image, factor: int = 1) -> Image.Image:
     mode = 'L' if wide or image.mode in GREY else 'RGB'
     if image.mode == mode and factor == 1 and not image.has_transparency_data:
         return image
-    rows = factor * max(1, BLOCK // image.width // factor)
+    rows = factor * max(1, block // image.width // factor)
     boxes = [(0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)]
     scale = _scale(image, boxes) if wide else 1.0
     found = Image.new(mode, (-(-image.width // factor), -(-image.height // factor)))

@@ -133,7 +133,7 @@ def stream(
         return {'images': images[rows], 'targets': targets[rows], 'weights': weights[rows]}
 
     longest = max((last - first for first, last in calls), default=1)
-    workers = reading_threads(longest * len(positions) * int(np.prod(images.shape[1:])))
+    workers = reading_threads(longest * len(positions) * int(np.prod(images.shape[1:])), os.cpu_count() or 1)
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=workers)
     reading = grain.MapDataset.range(len(calls)).map(read).to_iter_dataset(options)
     placing = reading.map(lambda host: place(mesh, shares, host))
@@ -164,9 +164,9 @@ def step_rows(
     return rng.permuted_on_host(keys[epoch], batch * batch_size + positions, images)
 
 
-def reading_threads(call_bytes: int) -> int:
+def reading_threads(call_bytes: int, cores: int) -> int:
     """Threads that read one call each: as many as there are cores, as `WORKERS` and `AHEAD` allow, but no less than two."""
-    return max(2, min(WORKERS, os.cpu_count() or 1, AHEAD // call_bytes))
+    return max(2, min(WORKERS, cores, AHEAD // call_bytes))
 
 
 def place(mesh: Mesh, shares: Sequence[int], host: dict[str, Shaped[np.ndarray, 'steps images ...']]) -> Data:

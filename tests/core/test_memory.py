@@ -1,15 +1,17 @@
 """How much memory there is by each of its bounds, and what is told where it is too little."""
 
 import pathlib
-import resource
+import subprocess
+import sys
 
 import pytest
 
 from fer_jax.core import memory
 from fer_jax.core.errors import InputError, out_of_memory
-from fer_jax.core.memory import RESERVE, Room, cgroup_bytes, check_limits, check_room, host_room
+from fer_jax.core.memory import RESERVE, Room, cgroup_bytes, check_limits, check_room, host_room, least_room
 
 GB = 10**9
+OWN = {'-v': 3 * GB, '-d': 3 * GB}
 
 
 def write(path: pathlib.Path, text: str) -> None:
@@ -42,28 +44,30 @@ def test_a_system_without_cgroups(tmp_path):
     assert cgroup_bytes(tmp_path, tmp_path / 'none') is None
 
 
-def bound(monkeypatch, machine=None, cgroup=None, addresses=resource.RLIM_INFINITY, data=resource.RLIM_INFINITY):
-    monkeypatch.setattr(memory, 'machine_bytes', lambda: machine)
-    monkeypatch.setattr(memory, 'cgroup_bytes', lambda: cgroup)
-    monkeypatch.setattr(memory, 'held_bytes', lambda: {'VmRSS': GB, 'VmSize': 4 * GB, 'VmData': 2 * GB})
-    limits = {resource.RLIMIT_AS: addresses, resource.RLIMIT_DATA: data}
-    own = [(kind, flag, what, 3 * GB) for kind, flag, what, _ in memory.LIMITS]
-    monkeypatch.setattr(memory, 'LIMITS', own)
-    monkeypatch.setattr(resource, 'getrlimit', lambda kind: (limits[kind], resource.RLIM_INFINITY))
-
-
 @pytest.mark.parametrize(
     ('bounds', 'most', 'left', 'said'),
     [
         ({'machine': 8 * GB}, 8, 7, 'this machine has 8.0 GB'),
         ({'machine': 8 * GB, 'cgroup': 3 * GB}, 3, 2, 'the cgroup of this process may take 3.0 GB'),
-        ({'machine': 8 * GB, 'addresses': 10 * GB}, 10, 6, 'ulimit -v allows 10.0 GB'),
-        ({'machine': 8 * GB, 'data': 5 * GB}, 5, 2, 'ulimit -d allows 5.0 GB'),  # JAX's own 3 GB, though 2 are held so far
+        ({'machine': 8 * GB, '-v': 10 * GB}, 10, 6, 'ulimit -v allows 10.0 GB'),
+        ({'machine': 8 * GB, '-d': 5 * GB}, 5, 2, 'ulimit -d allows 5.0 GB'),  # JAX's own 3 GB, though 2 are held so far
     ],
 )
-def test_what_leaves_least_is_the_bound(bounds, most, left, said, monkeypatch):
-    bound(monkeypatch, **bounds)
-    assert host_room() == Room(most * GB, left * GB, said)
+def test_what_leaves_least_is_the_bound(bounds, most, left, said):
+    held = {'VmRSS': GB, 'VmSize': 4 * GB, 'VmData': 2 * GB}
+    limits = {flag: bounds.get(flag) for flag in OWN}
+    assert least_room(bounds['machine'], bounds.get('cgroup'), limits, held, OWN) == Room(most * GB, left * GB, said)
+
+
+def test_the_bounds_of_this_process():
+    code = (
+        'import resource; from fer_jax.core.memory import host_room, limits\n'
+        'hard = resource.getrlimit(resource.RLIMIT_DATA)[1]; resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, hard))\n'
+        "print(limits()['-d'], host_room().bound)"
+    )
+    told = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
+    assert told.stdout == f'{1 << 30} ulimit -d allows 1.1 GB\n', told.stderr
+    assert host_room().left <= memory.machine_bytes()
 
 
 def test_what_does_not_fit_is_told_part_by_part_the_largest_first():
@@ -80,13 +84,11 @@ def test_what_does_not_fit_is_told_part_by_part_the_largest_first():
     )
 
 
-@pytest.mark.parametrize(('bounds', 'said'), [({'addresses': GB}, r'ulimit -v allows 1\.0 GB'), ({'data': 10**6}, 'ulimit -d allows 1 MB')])
-def test_too_little_for_jax_itself(bounds, said, monkeypatch):
-    bound(monkeypatch, **bounds)
-    with pytest.raises(InputError, match=f'{said} of memory, of which Python, JAX and their threads alone take'):
-        check_limits()
-    bound(monkeypatch, addresses=100 * GB, data=100 * GB)
-    check_limits()
+@pytest.mark.parametrize(('limits', 'said'), [({'-v': GB}, r'ulimit -v allows 1\.0 GB'), ({'-d': 10**6}, 'ulimit -d allows 1 MB')])
+def test_too_little_for_jax_itself(limits, said):
+    with pytest.raises(InputError, match=f'{said} of memory, of which Python, JAX and their threads alone take 3.0 GB'):
+        check_limits(limits, OWN)
+    check_limits({'-v': 100 * GB, '-d': None})
 
 
 def test_which_errors_say_that_memory_ran_out():

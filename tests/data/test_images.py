@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 
 from fer_jax.core.errors import DataWarning, InputError
 from fer_jax.core.fields import default_config
-from fer_jax.data import ckplus, fer2013, image_folder, images
+from fer_jax.data import ckplus, fer2013, image_folder
 from fer_jax.data.folders import split_of
 from fer_jax.data.images import decode, decode_face, plain, square_face
 from fer_jax.data.prepare import prepare
@@ -122,14 +122,13 @@ def test_the_table_has_every_mode():
 
 
 @pytest.mark.parametrize('mode', MODES)
-def test_a_mode_becomes_what_the_table_says(mode, monkeypatch):
+def test_a_mode_becomes_what_the_table_says(mode):
     for image in of_mode(mode):
         assert image.mode == mode and np.ptp(np.asarray(pillows(image)).astype(int)) > 100
         expected = np.asarray(pillows(image)).astype(int)
         np.testing.assert_allclose(np.asarray(plain(image).convert('L')).astype(int), expected, atol=1)
-        monkeypatch.setattr(images, 'BLOCK', 500)  # ten rows at once
-        np.testing.assert_allclose(np.asarray(plain(image).convert('L')).astype(int), expected, atol=1)
-        monkeypatch.undo()
+        ten_rows_at_once = plain(image, block=500)
+        np.testing.assert_allclose(np.asarray(ten_rows_at_once.convert('L')).astype(int), expected, atol=1)
 
 
 def test_predict_with_and_without_detection_has_the_pixels_of_training():
@@ -164,26 +163,23 @@ def test_a_transparent_grey_of_16_bits_is_black():
 
 
 @pytest.mark.parametrize(('form', 'mode'), [('PNG', 'RGB'), ('JPEG', 'RGB'), ('TIFF', 'I;16'), ('PNG', 'P'), ('JPEG2000', 'L')])
-def test_a_large_picture_is_read_reduced(form, mode, monkeypatch):
-    monkeypatch.setattr(images, 'WHOLE', 100 * 50)  # of 300×200 a quarter of the sides, 75×50, has no more
+def test_a_large_picture_is_read_reduced(form, mode):
     image = COLOURS.resize((300, 200))
     image = Image.fromarray(np.asarray(image.convert('L')).astype(np.uint16) * 257) if mode == 'I;16' else image.convert(mode)
     content = encoded(image, form)
-    found, scale = decode(content)
+    found, scale = decode(content, whole=100 * 50)  # a quarter of the sides, 75×50, has no more
     assert found.size == (75, 50) and scale == 4
-    monkeypatch.undo()
     whole, scale = decode(content)
     assert whole.size == (300, 200) and scale == 1
     difference = np.asarray(whole.reduce(4).convert('L')).astype(int) - np.asarray(found.convert('L'))
     assert np.abs(difference).mean() < 2
 
 
-def test_orientation_of_a_reduced_picture(monkeypatch):
+def test_orientation_of_a_reduced_picture():
     exif = Image.Exif()
     exif[0x0112] = 6
     content = encoded(Image.fromarray(np.repeat(np.repeat(GREY, 2, 0), 4, 1)), exif=exif)  # 192 wide, 96 high
-    monkeypatch.setattr(images, 'WHOLE', 96 * 48)
-    found, scale = decode(content)
+    found, scale = decode(content, whole=96 * 48)
     assert found.size == (48, 96) and scale == 2
     assert np.all(np.diff(np.asarray(found).astype(int)[:, 0]) >= 0)  # dark on top, where it was on the left
 

@@ -155,13 +155,11 @@ def test_calls_end_where_something_is_switched():
     assert module.call_bounds(6, 9, 4, [6]) == [(6, 8), (8, 9)]
 
 
-def test_threads_read_ahead_as_cores_and_memory_allow(monkeypatch):
-    monkeypatch.setattr(module.os, 'cpu_count', lambda: 16)
-    assert module.reading_threads(300_000) == 8
-    assert module.reading_threads(2**28) == 4
-    assert module.reading_threads(2**32) == 2
-    monkeypatch.setattr(module.os, 'cpu_count', lambda: 1)
-    assert module.reading_threads(300_000) == 2
+def test_threads_read_ahead_as_cores_and_memory_allow():
+    assert module.reading_threads(300_000, 16) == 8
+    assert module.reading_threads(2**28, 16) == 4
+    assert module.reading_threads(2**32, 16) == 2
+    assert module.reading_threads(300_000, 1) == 2
 
 
 def test_a_closed_stream_reads_no_more():

@@ -88,13 +88,16 @@ def device_room() -> tuple[Room, int]:
     return host_room(), len(devices)
 
 
-def check_program(program: jax.stages.Compiled, what: str, cure: str) -> None:
+def check_program(program: jax.stages.Compiled, what: str, cure: str, place: tuple[Room, int] | None = None) -> None:
     """Returns if the memory that a compiled program takes beside its arguments is left.
+
+    Args:
+      place: the memory and how many devices share it; None is `device_room`'s.
 
     Raises:
       InputError: it is not. Run all the same, one of several virtual CPU devices might find no more, and the others wait for it for ever.
     """
     if taken := program.memory_analysis():
-        room, sharing = device_room()
+        room, sharing = place or device_room()
         own = taken.temp_size_in_bytes + max(0, taken.output_size_in_bytes - taken.alias_size_in_bytes)
         check_room({what: sharing * own}, room, f'{sharing} {jax.default_backend()} device(s)', cure)

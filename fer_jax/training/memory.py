@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 from jax import Array
 
-from fer_jax.core.memory import check_room
+from fer_jax.core.memory import Room, check_room
 from fer_jax.core.mesh import device_room
 from fer_jax.data.views import CROP_SIDE
 from fer_jax.training.run import Run
@@ -17,31 +17,38 @@ from fer_jax.training.run import Run
 CURE = 'a smaller batch_size or network, or another machine, would do'
 
 
-def check_memory(run: Run, runs: int = 1) -> None:
+def check_memory(run: Run, runs: int = 1, place: tuple[Room, int] | None = None) -> None:
     """Returns if what the run holds is left of the memory: on CPU, that of all its virtual devices together.
 
-    The parts are counted as XLA holds them: on each device the state and the gradients, the resident training images, and of its share of
-    a batch what the forward pass keeps for the backward one. XLA's own plan, which may be somewhat more or less, is looked at when
-    the step is compiled (mesh.check_program).
+    XLA's own plan, which may be somewhat more or less, is looked at when the step is compiled (mesh.check_program).
 
     Args:
       runs: that are trained in one program.
+      place: the memory and how many devices share it; None is `mesh.device_room`'s.
 
     Raises:
       InputError: it is not; the message has the parts.
     """
+    room, sharing = place or device_room()
+    copies = min(sharing, run.mesh.size)
+    check_room(memory_parts(run, runs, copies), room, f'{copies} {jax.default_backend()} device(s)', CURE)
+
+
+def memory_parts(run: Run, runs: int, copies: int) -> dict[str, int]:
+    """Bytes that so many runs in one program take of a memory that `copies` devices share, by what for.
+
+    They are counted as XLA holds them: on each device the state and the gradients, the resident training images, and of its share of
+    a batch what the forward pass keeps for the backward one.
+    """
     state, train, config = run.abstract_state(), run.dataset.splits['train'], run.config
-    room, sharing = device_room()
     data = len(train) * (math.prod(train.images.shape[1:]) + 4 * len(run.dataset.class_names) + 4) if train.in_memory else 0
     kept = activation_bytes(run.network, flax.core.freeze(state.variables), config.batch_size // run.mesh.size)
-    copies = min(sharing, run.mesh.size)
-    parts = {
+    return {
         f'activations of {config.batch_size:,} images': copies * kept,
         'parameters, moments, average and gradients': copies * runs * (tree_bytes(state) + tree_bytes(state.variables['params'])),
         'training images': copies * data,
         'the copy that a checkpoint is written from': tree_bytes(state) if jax.default_backend() == 'cpu' else 0,  # else on the host
     }
-    check_room(parts, room, f'{copies} {jax.default_backend()} device(s)', CURE)
 
 
 @functools.cache

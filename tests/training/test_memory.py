@@ -13,8 +13,7 @@ from fer_jax.core.config import load_config
 from fer_jax.core.errors import InputError
 from fer_jax.core.memory import Room
 from fer_jax.core.mesh import check_program
-from fer_jax.training import memory
-from fer_jax.training.memory import activation_bytes, check_memory
+from fer_jax.training.memory import activation_bytes, check_memory, memory_parts
 from fer_jax.training.run import build
 from tests.tiny import FIELDS
 
@@ -45,26 +44,22 @@ def run(tmp_path_factory):
     return build(load_config('toyfaces', fields))
 
 
-def test_a_run_that_does_not_fit_is_told_of_what(run, monkeypatch):
+def test_a_run_that_does_not_fit_is_told_of_what(run):
     state = run.abstract_state()
     size = sum(math.prod(leaf.shape) * 4 for leaf in jax.tree.leaves([state, state.variables['params']]))
-    told = {}
-    monkeypatch.setattr(memory, 'check_room', lambda parts, *rest: told.update(parts))
     check_memory(run)
+    told = memory_parts(run, 1, copies=4)
     assert told['parameters, moments, average and gradients'] == 4 * size
     assert told['training images'] == 4 * len(run.dataset.splits['train']) * (48 * 48 + 4 * 7 + 4)
     kept = told['activations of 32 images']
     # The stem alone keeps its 8 maps of 40 × 40 before and after the activation.
     assert kept > 32 * 40 * 40 * 8 * 2 * 4
-    check_memory(run, runs=3)
-    assert told['parameters, moments, average and gradients'] == 3 * 4 * size
-    monkeypatch.undo()
-    monkeypatch.setattr(memory, 'device_room', lambda: (Room(10**9, 10**6, 'this machine has 1.0 GB'), 4))
+    assert memory_parts(run, 3, copies=4)['parameters, moments, average and gradients'] == 3 * 4 * size
     with pytest.raises(
         InputError,
         match=r'this would take .* on 4 cpu device.*, .* MB for activations of 32 images, .* but this machine has 1\.0 GB, of which 1 MB',
     ):
-        check_memory(run)
+        check_memory(run, place=(Room(10**9, 10**6, 'this machine has 1.0 GB'), 4))
 
 
 def test_evaluation_takes_any_batch_size(run):
@@ -76,11 +71,10 @@ def test_evaluation_takes_any_batch_size(run):
     assert evaluating.mesh.size == 4 and evaluating.steps_per_epoch == 1
 
 
-def test_a_compiled_program_that_does_not_fit(monkeypatch):
+def test_a_compiled_program_that_does_not_fit():
     program = jax.jit(lambda x: jnp.sort(jnp.outer(x, x), axis=0).sum()).lower(np.ones(1000, np.float32)).compile()
     taken = program.memory_analysis().temp_size_in_bytes
     assert taken >= 4_000_000
     check_program(program, 'a sort', 'less')
-    monkeypatch.setattr('fer_jax.core.mesh.host_room', lambda: Room(10**9, 10**8, 'this machine has 1.0 GB'))
     with pytest.raises(InputError, match=rf'{4 * taken / 1e6:,.0f} MB for a sort; but this machine has 1\.0 GB'):
-        check_program(program, 'a sort', 'less')
+        check_program(program, 'a sort', 'less', place=(Room(10**9, 10**8, 'this machine has 1.0 GB'), 4))

@@ -142,7 +142,7 @@ def load_weights(path: pathlib.Path) -> Weights:
         raise InputError(f'{path}: no safetensors file, or damaged: {error}') from None
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], 'little')])
     try:
-        metadata = json.loads(header['__metadata__'][KEY])
+        metadata = json.loads((header.get('__metadata__') or {})[KEY])  # null is none, too
     except (KeyError, ValueError, RecursionError):
         raise InputError(f'{path}: no weights of fer_jax (its header has no metadata of that name, or they are damaged)') from None
     check_fields(metadata, {'format': int}, path, 'metadata.')

@@ -196,6 +196,7 @@ def without_metadata(header, body):
         (lambda data: b'PK\3\4' + data, 'no safetensors file'),
         (lambda data: changed(data, without_metadata), 'no weights of fer_jax'),
         (lambda data: changed(data, lambda header, body: header.update(__metadata__={'fer_jax': 'x'}) or body), 'no weights of fer_jax'),
+        (lambda data: changed(data, lambda header, body: header.update(__metadata__=None) or body), 'no weights of fer_jax'),
         (lambda data: changed(data, lambda header, body: header.update(__metadata__=[1]) or body), 'no safetensors file'),
         (lambda data: changed(data, metadata_with(format=2)), 'format 2; this version reads 1'),
         (lambda data: changed(data, metadata_with(class_names=[1, 2])), 'class_names of its metadata'),

@@ -5,7 +5,19 @@ import pathlib
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Each file goes to one worker as a whole; begun last, the longest would be what all the others wait for.
-LONGEST = ('test_faults.py', 'test_walkthrough.py', 'test_distributed.py', 'test_train.py', 'test_step.py', 'test_fernet.py')
+LONGEST = (
+    'test_faults.py',
+    'test_distributed.py',
+    'test_baselines.py',
+    'test_train.py',
+    'test_step.py',
+    'test_batches.py',
+    'test_rollback.py',
+    'test_sweep.py',
+    'test_replicas.py',
+    'test_walkthrough.py',
+    'test_fernet.py',
+)
 
 # Before JAX is imported, and in the environment so that the programs that tests start have them too.
 os.environ['JAX_PLATFORMS'] = 'cpu'

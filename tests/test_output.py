@@ -1,9 +1,12 @@
 """Every command where its output is of another encoding than UTF-8, and a run whose output nobody reads."""
 
 import json
+import os
 import pathlib
 import re
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +16,21 @@ from tests.tiny import ROOT, overrides, run, start
 
 pytestmark = pytest.mark.slow
 COMMANDS = re.findall(r'^\| `(\w+)` \|', (ROOT / 'README.md').read_text('utf-8'), re.MULTILINE)
-FIELDS = {'epochs': '1', 'network__blocks': '8', 'network__strides': '2', 'network__stem': '4', 'parallel__cpu_devices': '1'}
+FIELDS = {'epochs': '1', 'network__blocks': '8', 'network__attention': 'both', 'parallel__cpu_devices': '1'}
+
+# Commands one after the other, each what `python -m fer_jax` does with its arguments, in one process: its start is the most of a command.
+# After each command its exit code stands, between form feeds, on both streams.
+EACH = """
+import json, sys
+from fer_jax.__main__ import main
+from fer_jax.core.terminal import forgive_output
+
+forgive_output()
+for arguments in json.loads(sys.argv[1]):
+    code = main(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        print(f'\\f{code}\\f', end='', file=stream, flush=True)
+"""
 
 
 def arguments(folder: pathlib.Path) -> dict[str, list[str]]:
@@ -40,9 +57,18 @@ def test_every_command_of_the_readme_in_another_encoding(environment: str, tmp_p
     variables = dict(pair.split('=') for pair in environment.split())
     known = arguments(tmp_path)
     assert sorted([*known, 'demo', 'serve']) == sorted(COMMANDS)
-    for command, given in known.items():
-        code, out, err = run(command, *given, environment=variables, encoding='latin-1')
-        assert code == 0 and 'Traceback' not in err and 'Error' not in err, (command, err)
+    listed = json.dumps([[command, *given] for command, given in known.items()])
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', EACH, listed],
+        env=os.environ | variables | {'JAX_NUM_CPU_DEVICES': '1'},
+        capture_output=True,
+        encoding='latin-1',
+        timeout=600,
+    )
+    outs, errs = (re.findall(r'([^\f]*)\f(\w+)\f', text) for text in (done.stdout, done.stderr))
+    assert len(outs) == len(errs) == len(known), done.stderr
+    for command, (out, code), (err, _) in zip(known, outs, errs, strict=True):
+        assert code == '0' and 'Traceback' not in err and 'Error' not in err, (command, err)
         assert out and (environment != 'PYTHONIOENCODING=ascii' or out.isascii()), (command, out)
     result = json.loads((tmp_path / 'Läufe → 表' / 'result.json').read_text('utf-8'))
     assert result['test_ten']['count'] > 0

@@ -89,7 +89,7 @@ def fer(installed, tmp_path_factory):
 @pytest.fixture(scope='module')
 def trained(fer) -> str:
     """What training printed, of eight steps of one block on drawn faces; the run lies in `run`."""
-    fields = tiny.FIELDS | {'epochs': '1', 'network.blocks': '8', 'network.strides': '2', 'evaluation.test': 'false'}
+    fields = tiny.FIELDS | {'epochs': '1', 'network.blocks': '8', 'network.attention': 'both', 'evaluation.test': 'false'}
     code, out, err = fer('train', '--workdir', 'run', *(f'--config.{name}={text}' for name, text in fields.items()))
     assert code == 0, err
     return out

@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,7 +110,7 @@ def stream(
     seed: int,
     batch_size: int,
     neighbours: bool,
-) -> grain.DatasetIterator[Data]:
+) -> Iterator[Data]:
     """What step.make_train_chunk takes as data with `streamed`, for each of `calls` (as of call_bounds), read ahead.
 
     Every process reads what its own devices need, and there is no state: a stream that begins at a step gives what one that
@@ -122,8 +121,10 @@ def stream(
       neighbours: each device is given the image behind its last one too, for mixup and CutMix.
 
     Returns:
-      An iterator, whose next raises what reading `images` raises: InputError where a shard is damaged.
+      An iterator with a `close`, whose next raises what reading `images` raises: InputError where a shard is damaged.
     """
+    import grain  # slow to import, and not needed where the images are resident
+
     shares = own_shares(mesh)
     positions = share_positions(shares, batch_size // mesh.size, batch_size, neighbours)
     keys = order_keys(seed, -(-(calls[-1][1] if calls else 1) // (len(images) // batch_size)))

@@ -27,9 +27,9 @@ def faces_of(labels: list[int]) -> Faces:
     return Faces(images, np.array(labels, np.int32))
 
 
-def network_of(attention: str) -> tuple[FERNet, dict[str, Any]]:
-    """A network of two blocks and its first variables, as plain dictionaries of arrays that may be changed."""
-    network = fernet(3, attention=attention, blocks=(16, 24), strides=(2, 2))
+def network_of(attention: str, blocks: tuple[int, ...] = (24,)) -> tuple[FERNet, dict[str, Any]]:
+    """A network and its first variables, as plain dictionaries of arrays that may be changed."""
+    network = fernet(3, attention=attention, blocks=blocks, strides=(2,) * len(blocks))
     # Two hundred small draws in one program, whose compiling may be quick.
     first = jax.jit(network.init, static_argnames='train', compiler_options={'xla_backend_optimization_level': 0})
     variables = first(jax.random.key(0), jnp.zeros((1, 40, 40, 1)), train=False)
@@ -83,7 +83,7 @@ def test_a_map_is_of_the_centre_crop() -> None:
 
 
 def test_of_other_attention_the_last_gates_are_shown() -> None:
-    network, variables = network_of('se')
+    network, variables = network_of('se', (16, 24))
     for block, bias in (('block1_se', -2.0), ('block2_se', 2.0)):
         variables['params'][block]['excite']['kernel'][:] = 0
         variables['params'][block]['excite']['bias'][:] = bias

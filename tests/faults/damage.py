@@ -17,13 +17,14 @@ from tests.faults.findings import Findings
 from tests.faults.runs import saved_steps, uninterrupted
 from tests.tiny import overrides, run
 
+FIELDS = {'evaluation__test': 'false'}
 HARMS = ('flip', 'flip', 'truncate', 'zeros', 'delete', 'swap')
 
 
 def campaign(folder: pathlib.Path, seed: int, small: bool) -> Findings:
     """Harms the newest checkpoint of a run, one file at a time, and looks at what is restored; some of it by whole commands."""
     findings, draws = Findings(), random.Random(seed)
-    workdir = uninterrupted(folder)
+    workdir = uninterrupted(folder, **FIELDS)
     run_of = build(from_record(read_json(workdir / 'config.json'), 'config.json'))
     whole = {step: states(run_of, workdir, step) for step in saved_steps(workdir)}
     kept = folder / 'kept'
@@ -94,7 +95,7 @@ def by_command(folder: pathlib.Path, workdir: pathlib.Path, times: int, draws: r
                 content = bytearray(path.read_bytes())
                 content[draws.randrange(len(content) // 4, len(content))] ^= 1
                 path.write_bytes(content[: len(content) // 2] if number % 2 else content)
-        code, _, err = run('train', '--workdir', str(copy), *overrides(folder))
+        code, _, err = run('train', '--workdir', str(copy), *overrides(folder, **FIELDS))
         findings.count('by the command')
         said = f'checkpoints/latest/{newest}: damaged' in err and f'going on from the checkpoint of step {before}' in err
         findings.check(said and 'Traceback' not in err, f'the command did not tell of both checkpoints: {err}')

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import pathlib
@@ -17,24 +18,27 @@ from tests.tiny import ROOT, overrides, run, start
 
 # Many short epochs, each with its checkpoint, all of which the reference keeps.
 FIELDS = {'epochs': '16', 'train__log_every': '2', 'train__keep_checkpoints': '100', 'evaluation__test': 'false'}
-STEPS = 16 * 7
+SMALL = {'epochs': '8'}
+PER_EPOCH = 7  # steps
 ERRORS = {'full': errno.ENOSPC, 'read-only': errno.EROFS, 'failing': errno.EIO}
 
 
 def campaign(folder: pathlib.Path, seed: int, small: bool) -> Findings:
     """Lets the disk fail below a workdir, or below its checkpoints alone, from a step on that is drawn, until the run has noticed."""
-    findings, draws = Findings(), random.Random(seed)
-    reference = uninterrupted(folder, **FIELDS)
+    findings, draws, fields = Findings(), random.Random(seed), FIELDS | (SMALL if small else {})
+    steps = PER_EPOCH * int(fields['epochs'])
+    reference = uninterrupted(folder, **fields)
     library = compiled(folder)
     if library is None:
         findings.told['left out'] = 'failing disks by a preloaded library, for want of a C compiler'
     kinds = [(what, below, choice) for what in ERRORS for below in ('checkpoints/', '') for choice in ('stop', 'go_on')]
     for number, (what, below, choice) in enumerate([('full', 'checkpoints/', 'go_on')] if small else kinds * 3):
-        workdir, step = folder / f'run-{number}', draws.randrange(STEPS // 4, STEPS // 2)
+        workdir, step = folder / f'run-{number}', draws.randrange(steps // 4, steps // 2)
         if library:
             environment = {'LD_PRELOAD': library, 'FAILING_BELOW': f'{workdir}/{below}', 'FAILING_SWITCH': str(folder / 'switch')}
             findings.count(f'{what} disk below {below or "the workdir"}, {choice}')
-            attempt(findings, reference, workdir, choice, step, lambda what=what: failing(folder / 'switch', ERRORS[what]), environment)
+            fault = functools.partial(failing, folder / 'switch', ERRORS[what])
+            attempt(findings, reference, workdir, fields | {'train__on_failed_save': choice}, step, fault, environment)
             shutil.rmtree(workdir, ignore_errors=True)
     for choice in ('stop',) if small else ('stop', 'go_on') * 2:
         with small_disk(folder / 'disk') as disk:
@@ -42,7 +46,8 @@ def campaign(folder: pathlib.Path, seed: int, small: bool) -> Findings:
                 findings.told['left out, too'] = 'a small file system, which this user may not mount'
                 break
             findings.count(f'small file system, {choice}')
-            attempt(findings, reference, disk / 'run', choice, draws.randrange(STEPS // 4, STEPS // 2), lambda disk=disk: filled(disk), {})
+            step, fault = draws.randrange(steps // 4, steps // 2), functools.partial(filled, disk)
+            attempt(findings, reference, disk / 'run', fields | {'train__on_failed_save': choice}, step, fault, {})
     return findings
 
 
@@ -50,13 +55,13 @@ def attempt(
     findings: Findings,
     reference: pathlib.Path,
     workdir: pathlib.Path,
-    choice: str,
+    fields: dict[str, str],
     step: int,
     fault: Callable[[], contextlib.AbstractContextManager],
     environment: dict[str, str],
 ) -> None:
     """One run under a fault that begins when its log has come to `step`, and what holds of it then and in the end."""
-    arguments = ['train', '--workdir', str(workdir), *overrides(reference.parent, **FIELDS, train__on_failed_save=choice)]
+    arguments, choice = ['train', '--workdir', str(workdir), *overrides(reference.parent, **fields)], fields['train__on_failed_save']
     name = f'{workdir.name}, {choice}, from step {step}, {environment.get("FAILING_BELOW", "full")}'
     told = reference.parent / f'{workdir.name}.err'
     with open(told, 'w') as stream:

@@ -15,7 +15,6 @@ from tests.training.test_distributed import free_port
 
 # A checkpoint every other step, so that there is hardly a moment without a write under way, which takes about half a second.
 FIELDS = {
-    'network__attention': 'none',
     'epochs': '4',
     'train__log_every': '1',
     'train__checkpoint_every_epochs': '0.286',

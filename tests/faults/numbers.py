@@ -21,7 +21,7 @@ def campaign(folder: pathlib.Path, seed: int, small: bool) -> Findings:
     """Each poison at steps that are drawn: without a rollback, then the same command without it; and with rollbacks."""
     findings, draws = Findings(), random.Random(seed)
     reference = uninterrupted(folder, **FIELDS)
-    for number in range(2 if small else 4 * len(POISONS)):
+    for number in range(1 if small else 4 * len(POISONS)):
         kind = list(POISONS)[number % len(POISONS)]
         stops(findings, reference, folder / f'stops-{number}', kind, draws.randrange(1, STEPS - 1))
     for number in range(1 if small else 2 * len(POISONS)):

@@ -471,7 +471,7 @@ def test_other_classes_get_a_head_of_their_own(exported, folder):
     state, report = run.first_state()
     ours, fresh, theirs = flat(state.variables), flat(run.initial_state().variables), load_weights(exported).variables
     assert set(report['new']) == {'params/head/kernel', 'params/head/bias'}
-    assert report['parameters']['of'] - report['parameters']['loaded'] == 9 * 24 * 7 + 7
+    assert report['parameters']['of'] - report['parameters']['loaded'] == 9 * 16 * 7 + 7
     for path in ours:
         np.testing.assert_array_equal(ours[path], (fresh if path in report['new'] else theirs)[path])
 

@@ -35,7 +35,7 @@ def views(image, n, **fields):
 
 def test_all_off_is_the_centre_crop():
     batch = RNG.integers(0, 256, (3, 48, 48)).astype(np.uint8)
-    out = augment_batch(jnp.asarray(batch), jax.random.key(0), jnp.arange(3), options())
+    out = reference.jit(lambda images: augment_batch(images, jax.random.key(0), jnp.arange(3), options()))(batch)
     assert out.dtype == jnp.float32
     np.testing.assert_array_equal(out, batch[:, 4:44, 4:44])
 
@@ -207,7 +207,7 @@ def test_each_kind_is_drawn_for_its_share_of_the_images():
 def test_a_smaller_view_shows_as_much_of_the_face(side):
     """On a plane interpolation is exact: pixel i of a view of `side` lies at 3.5 + (i + ½) · 40 / side, as in a picture made smaller."""
     chosen = options()
-    view = np.asarray(augment(jnp.asarray(SMOOTH), jax.random.key(0), chosen, side))
+    view = np.asarray(reference.jit(lambda image: augment(image, jax.random.key(0), chosen, side))(SMOOTH))
     places = 3.5 + (np.arange(side) + 0.5) * 40 / side
     np.testing.assert_allclose(view, 2 * places[:, None] + 3 * places + 5, rtol=1e-5)
     validated = resized(jnp.asarray(SMOOTH[None, 4:44, 4:44, None]), side)[0, ..., 0]

@@ -267,15 +267,27 @@ def test_a_streamed_batch_is_the_resident_one_bit_for_bit():
     assert streamed[0].shape == (BATCH, 40, 40, 1) and streamed[0].std() > 0.1
 
 
-def trained(streamed, steps_per_call, devices=4, **augment):
-    """The state and the metrics after seven steps on the host."""
+def config_of(**augment):
     config = default_config()
     config.batch_size = BATCH
     config.network.update({'stem': 4, 'blocks': (8,), 'strides': (2,), 'shuffle_groups': 2})
     config.augment.update(augment)
-    mesh, (images, targets, weights) = mesh_of(devices), on_host()
+    return config
+
+
+@functools.cache
+def start():
+    """The network, the optimizer, and the first state on the host."""
+    config = config_of()
     network, optimizer = make_network(config.network, CLASSES, DATA), make_optimizer(config.optimizer, lambda step: 0.05)
-    state = replicate(mesh, reference.jit(lambda: create_state(network, optimizer, 5, True))())
+    return network, optimizer, jax.device_get(reference.jit(lambda: create_state(network, optimizer, 5, True))())
+
+
+def trained(streamed, steps_per_call, devices=4, **augment):
+    """The state and the metrics after seven steps on the host."""
+    config, mesh, (images, targets, weights) = config_of(**augment), mesh_of(devices), on_host()
+    network, optimizer, first_state = start()
+    state = replicate(mesh, first_state)
     resident = replicate(mesh, {'images': images, 'targets': targets, 'weights': weights})
     chunks, metrics = {}, []
     with batches(mesh=mesh, last=7, steps_per_call=steps_per_call, neighbours=bool(augment)) as found:
@@ -297,7 +309,7 @@ def assert_same_bits(left, right):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ('length', 'devices', 'augment'),
-    [(1, 2, {}), (1, 4, {'mixup': 0.4}), (1, 1, {'cutmix': 1.0}), (3, 4, {}), (3, 4, {'mixup': 0.4})],
+    [(1, 2, {}), (1, 1, {'cutmix': 1.0}), (3, 4, {'mixup': 0.4})],
     ids=str,
 )
 def test_streamed_training_is_resident_training_bit_for_bit(length, devices, augment):
@@ -311,19 +323,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize('fields', [{'augment__mixup': '0.2'}, {'train__steps_per_call': '4', 'augment__cutmix': '1'}], ids=str)
-def test_a_streamed_run_is_the_resident_one_also_when_killed_in_an_epoch(folder, fields):
+def test_a_streamed_run_killed_in_an_epoch_is_the_resident_one(folder, fields):
     """Eight steps an epoch, and a checkpoint in the middle of each."""
     name = '-'.join(fields)
     common = overrides(
         folder, **{'train__checkpoint_every_epochs': '0.5', 'epochs': '3', 'train__log_every': '1', 'evaluation__test': 'false'}, **fields
     )
-    resident, streamed, killed = (folder / f'{kind}-{name}' for kind in ('resident', 'streamed', 'killed'))
-    for workdir, chosen in ((resident, 'resident'), (streamed, 'stream')):
-        code, _, err = run('train', '--workdir', str(workdir), *common, f'--config.data.pipeline={chosen}')
-        assert code == 0 and ('streamed' in err) == (chosen == 'stream'), err
+    resident, streamed = (folder / f'{kind}-{name}' for kind in ('resident', 'streamed'))
+    code, _, err = run('train', '--workdir', str(resident), *common, '--config.data.pipeline=resident')
+    assert code == 0 and 'streamed' not in err, err
+    code, err = kill_at(13, signal.SIGKILL, streamed, *common, '--config.data.pipeline=stream')
+    assert code == -signal.SIGKILL and 'streamed' in err and not (streamed / 'result.json').exists()
+    code, _, err = run('train', '--workdir', str(streamed), *common, '--config.data.pipeline=stream')
+    assert code == 0 and 'streamed' in err and 'resuming at step' in err, err
     assert_same_run(resident, streamed)
-    code, _ = kill_at(13, signal.SIGKILL, killed, *common, '--config.data.pipeline=stream')
-    assert code == -signal.SIGKILL and not (killed / 'result.json').exists()
-    code, _, err = run('train', '--workdir', str(killed), *common, '--config.data.pipeline=stream')
-    assert code == 0 and 'resuming at step' in err, err
-    assert_same_run(resident, killed)

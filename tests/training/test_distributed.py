@@ -21,7 +21,6 @@ from tests.tiny import overrides, run, start
 # would make a whole step of a gradient that is nothing else.
 FIELDS = {
     'network__activation': 'silu',
-    'network__attention': 'none',
     'optimizer__name': 'sgd',
     'optimizer__learning_rate': '0.05',
     'evaluation__test': 'false',
@@ -169,11 +168,10 @@ def test_batches_are_the_same_however_many_processes_make_them(tmp_path):
         with np.load(path) as stored:
             return dict(stored)
 
-    one, two, four = made(1, 1), made(2, 2), made(4, 2)
+    one, two = made(1, 1), made(2, 2)
     assert one['images'].shape == (32, 40, 40, 1) and one['images'].std() > 0.1
-    for several in (two, four):
-        for name in one:
-            np.testing.assert_array_equal(one[name], several[name], err_msg=name)
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name], err_msg=name)
 
 
 LATE = """
@@ -214,22 +212,6 @@ def test_two_processes_train_the_run_that_one_does(alone, pair):
 
 
 @pytest.mark.slow
-def test_two_processes_stream_the_batches_that_they_pick_from_resident_images(folder, pair):
-    outcomes = wait(together(folder, folder / 'streamed', 2, data__pipeline='stream'))
-    assert [code for code, _, _ in outcomes] == [0, 0], outcomes
-    assert 'images, streamed' in (folder / 'streamed' / 'logs' / 'process-1.log').read_text()
-    assert_same_bits(folder / 'streamed', pair)
-
-
-@pytest.mark.slow
-def test_four_processes_train_the_run_that_one_does(folder, alone):
-    outcomes = wait(together(folder, folder / 'four', 4))
-    assert [code for code, _, _ in outcomes] == [0] * 4, outcomes
-    assert [outcome[1:] for outcome in outcomes[1:]] == [('', '')] * 3
-    assert_equal_to_rounding(folder / 'four', alone)
-
-
-@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which('mpirun'), reason='mpirun is not installed (Debian: openmpi-bin)')
 def test_open_mpi_starts_the_run(folder, alone):
     fields = overrides(folder, **FIELDS, parallel__cpu_devices='2')
@@ -256,6 +238,7 @@ def test_open_mpi_starts_the_run(folder, alone):
 
 @pytest.mark.slow
 def test_a_signal_to_one_stops_all_at_one_step_and_any_number_of_processes_goes_on(folder, pair):
+    """With two the same bits come out; with one, and with four, the same to rounding."""
     workdir = folder / 'stopped'
     processes = together(folder, workdir, 2)
     wait_for_step(workdir, 5)
@@ -279,14 +262,16 @@ def test_a_signal_to_one_stops_all_at_one_step_and_any_number_of_processes_goes_
         else:
             outcomes = wait(together(folder, copy, count, devices))
             assert [code for code, _, _ in outcomes] == [0] * count, outcomes
+            assert [outcome[1:] for outcome in outcomes[1:]] == [('', '')] * (count - 1), 'only the lead prints'
         assert_equal_to_rounding(copy, pair)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('killed', [0, 1])
-def test_the_others_end_soon_after_one_is_killed_and_the_same_command_goes_on(folder, pair, killed):
+@pytest.mark.parametrize(('killed', 'pipeline'), [(0, 'resident'), (1, 'stream')])
+def test_the_others_end_soon_after_one_is_killed_and_the_same_command_goes_on(folder, pair, killed, pipeline):
+    """Streamed the batches are those that two processes pick from resident images."""
     workdir = folder / f'killed-{killed}'
-    processes = together(folder, workdir, 2)
+    processes = together(folder, workdir, 2, data__pipeline=pipeline)
     wait_for_step(workdir, 10)  # beyond the checkpoint of the first epoch
     processes[killed].kill()
     started = time.monotonic()
@@ -300,8 +285,9 @@ def test_the_others_end_soon_after_one_is_killed_and_the_same_command_goes_on(fo
     assert (
         code == 75 and (killed == 0 or ours in err and 'Traceback' not in err) or code == -signal.SIGABRT and 'another task died' in err
     ), err
-    outcomes = wait(together(folder, workdir, 2))
+    outcomes = wait(together(folder, workdir, 2, data__pipeline=pipeline))
     assert [code for code, _, _ in outcomes] == [0, 0], outcomes
+    assert ('images, streamed' in (workdir / 'logs' / 'process-1.log').read_text()) == (pipeline == 'stream')
     assert 'resuming at step 7' in outcomes[0][2] or 'resuming at step 14' in outcomes[0][2]
     assert_same_bits(workdir, pair)
 

@@ -19,7 +19,7 @@ from tests import tiny
 
 TOY = str(tiny.ROOT / 'configs' / 'toyfaces.py')
 # Smooth, and by plain gradient descent: rounding then stays rounding.
-SMOOTH = {'network__activation': 'silu', 'network__attention': 'none', 'optimizer__name': 'sgd', 'train__log_every': '1', 'epochs': '2'}
+SMOOTH = {'network__activation': 'silu', 'optimizer__name': 'sgd', 'train__log_every': '1', 'epochs': '2', 'evaluation__test': 'false'}
 
 
 def toy(folder: pathlib.Path, seed: int, **fields: str):
@@ -103,7 +103,7 @@ def test_each_run_is_what_it_is_alone(tmp_path, monkeypatch):
 def test_stopped_together_and_gone_on_from_different_steps(tmp_path):
     """SIGTERM saves both; with one of them put back to an earlier checkpoint, both still end as if nothing had been."""
     arguments = ['sweep', '--config', TOY, '--seeds', '0-1', '--together', '2']
-    fields = tiny.overrides(tmp_path, **SMOOTH | {'epochs': '4', 'evaluation__test': 'false'})
+    fields = tiny.overrides(tmp_path, **SMOOTH | {'epochs': '4'})
     code, _, err = tiny.run(*arguments, '--workdir', str(tmp_path / 'whole'), *fields)
     assert code == 0 and '2 seeds in one program' in err, err
     process = tiny.start(*arguments, '--workdir', str(tmp_path / 'cut'), *fields)

@@ -141,11 +141,17 @@ def test_an_epoch_of_one_batch_takes_every_image():
     assert rows_of(0, 3, images=1, batch=1).tolist() == [0]
 
 
-def batch_of(positions, **fields):
-    config = config_of(**fields)
+@functools.cache
+def batches_of(fields):
+    """The compiled (seed, step, positions) → images, targets and weights."""
+    config = config_of(**dict(fields))
     data = jax.tree.map(jnp.asarray, data_on_host())
-    function = reference.jit(lambda seed, step, positions: make_batch(seed, step, data, positions, BATCH, config.augment))
-    return [np.asarray(part) for part in function(jnp.uint32(3), jnp.int32(4), jnp.asarray(positions))]
+    return reference.jit(lambda seed, step, positions: make_batch(seed, step, data, positions, BATCH, config.augment))
+
+
+def batch_of(positions, **fields):
+    made = batches_of(tuple(fields.items()))(jnp.uint32(3), jnp.int32(4), jnp.asarray(positions))
+    return [np.asarray(part) for part in made]
 
 
 def test_a_batch_by_hand():
@@ -242,7 +248,7 @@ def test_cutmix_by_hand():
 def test_cutmix_areas_follow_their_beta():
     """With α = 1 and no edge in the way the kept share is uniform; the edge only adds to it: the mean is above 1/2, below 0.75."""
     options = config_of(augment__cutmix=1.0).augment
-    masks = jax.vmap(lambda key: mixing_mask(key, options))(jax.random.split(jax.random.key(0), 2000))
+    masks = reference.jit(jax.vmap(lambda key: mixing_mask(key, options)))(jax.random.split(jax.random.key(0), 2000))
     kept = np.asarray(masks).mean((1, 2))
     assert 0.5 < kept.mean() < 0.75 and kept.min() < 0.05 and kept.max() > 0.99
     # In the middle of the image a pixel is taken most often: the chance falls towards the corner.
@@ -267,11 +273,9 @@ def test_uphill_by_hand():
     np.testing.assert_allclose([moved['a'][0], moved['b'][0]], [1.3, 2.4], rtol=1e-6)
 
 
-def by_hand(state, batches, sam=0.0):
-    """Losses, gradient norms and parameters of a few steps on one device: the plain network, NumPy for the update.
-
-    With `sam` the gradient of the update is that at the parameters so far uphill; loss and statistics are those before.
-    """
+@functools.cache
+def gradient_by_hand():
+    """The compiled (variables, step) → loss, statistics and accuracy of the plain network, and the loss's gradient."""
     config, _, _, _ = start()
     network = make_network(config.network, CLASSES)
     data = jax.tree.map(jnp.asarray, data_on_host())
@@ -289,6 +293,15 @@ def by_hand(state, batches, sam=0.0):
 
         return jax.value_and_grad(loss, has_aux=True)(variables['params'])
 
+    return gradient
+
+
+def by_hand(state, batches, sam=0.0):
+    """Losses, gradient norms and parameters of a few steps on one device: the plain network, NumPy for the update.
+
+    With `sam` the gradient of the update is that at the parameters so far uphill; loss and statistics are those before.
+    """
+    gradient = gradient_by_hand()
     variables, losses, norms, rights = jax.device_get(state.variables), [], [], []
     momentum = jax.tree.map(np.zeros_like, variables['params'])
     for step in range(batches):
@@ -518,7 +531,8 @@ def test_the_state_passed_in_is_donated():
 
 def test_the_first_state_is_a_function_of_the_seed():
     _, network, optimizer, state = start()
-    again, other = (reference.jit(lambda seed=seed: create_state(network, optimizer, seed, False))() for seed in (3, 2**32 - 1))
+    create = reference.jit(lambda seed: create_state(network, optimizer, seed, False))
+    again, other = (create(jnp.uint32(seed)) for seed in (3, 2**32 - 1))
     assert_equal(again, state)
     assert largest_difference(again.variables, other.variables) > 0.01
     assert int(other.seed) == 2**32 - 1 and other.seed.dtype == np.uint32 and state.step == 0

@@ -471,15 +471,22 @@ def test_a_killed_workers_run_is_picked_up(two, tmp_path):
 # --- Real runs
 
 
+def alone_in_a_file(two: str) -> str:
+    """A file of b alone, beside that of both."""
+    path = pathlib.Path(two).with_name('b.py')
+    path.write_text(TWO.replace("('a', 2), ('b', 4)", "('b', 4),"))
+    return str(path)
+
+
 @pytest.mark.slow
 def test_real_runs_stopped_and_resumed(two, tmp_path):
     """Two networks × two seeds, stopped in the second run; the last one is to the byte what `train` makes of it by itself."""
-    pathlib.Path(two.replace('two.py', 'b.py')).write_text(TWO.replace("('a', 2), ('b', 4)", "('b', 4),"))
-    fields = {'network__blocks': '16', 'network__strides': '2'}
+    b = alone_in_a_file(two)
+    fields = {'epochs': '3', 'train__log_every': '1'}
     arguments = ['--config', two, '--seeds', '0,7', '--workdir', str(tmp_path / 's'), *tiny.overrides(tmp_path, **fields)]
     process = tiny.start('sweep', *arguments)
     log, deadline = tmp_path / 's' / 'b' / 'seed0' / 'metrics.jsonl', time.monotonic() + 240
-    while not (log.exists() and '"step": 15' in log.read_text()) and time.monotonic() < deadline and process.poll() is None:
+    while not (log.exists() and '"step": 9,' in log.read_text()) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=240)
@@ -489,7 +496,7 @@ def test_real_runs_stopped_and_resumed(two, tmp_path):
     code, out, err = tiny.run('sweep', *arguments)
     assert code == 0 and 'resuming at step' in err, err
     assert re.search(r'^a +2/2 +test +\d+\.\d\d +\d+\.\d\d$', out, re.MULTILINE)
-    alone = ['--config', two.replace('two.py', 'b.py'), '--workdir', str(tmp_path / 'b'), *tiny.overrides(tmp_path, seed='7', **fields)]
+    alone = ['--config', b, '--workdir', str(tmp_path / 'b'), *tiny.overrides(tmp_path, seed='7', **fields)]
     code, _, err = tiny.run('train', *alone)
     assert code == 0, err
     assert (tmp_path / 's' / 'b' / 'seed7' / 'metrics.jsonl').read_text() == (tmp_path / 'b' / 'metrics.jsonl').read_text()
@@ -498,9 +505,10 @@ def test_real_runs_stopped_and_resumed(two, tmp_path):
 @pytest.mark.slow
 def test_no_run_leaves_arrays_behind(two, tmp_path):
     """One process for many runs: what the device holds after the second is what it held after the first."""
+    one = alone_in_a_file(two)
     held = [sum(array.nbytes for array in jax.live_arrays())]  # what other tests left
-    fields = {'network__blocks': '16', 'network__strides': '2', 'epochs': '1', 'evaluation__test': 'false'}
-    arguments = ['--config', two, '--workdir', str(tmp_path / 's'), *tiny.overrides(tmp_path, **fields)]
+    fields = {'epochs': '1', 'evaluation__test': 'false'}
+    arguments = ['--config', one, '--workdir', str(tmp_path / 's'), *tiny.overrides(tmp_path, **fields)]
     for seeds in ('0', '1'):
         assert tiny.command(['sweep', *arguments, '--seeds', seeds]) == 0
         held.append(sum(array.nbytes for array in jax.live_arrays()))

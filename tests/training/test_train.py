@@ -14,7 +14,13 @@ import pytest
 
 from fer_jax.core.errors import InputError
 from fer_jax.runs.claims import holding
-from tests.tiny import command, overrides, run, start
+from tests import tiny
+from tests.tiny import command, run, start
+
+
+def overrides(folder: pathlib.Path, **fields: str) -> list[str]:
+    """The arguments of a tiny run with the paper's attention; `fields` as of tiny.overrides."""
+    return tiny.overrides(folder, **{'network__attention': 'both'} | fields)
 
 
 @pytest.fixture(scope='module')
@@ -202,7 +208,7 @@ def test_a_run_of_many_parts(folder: pathlib.Path) -> None:
         'optimizer__sam': '0.05', 'optimizer__sam_from': '0.85',
         'optimizer__ema': '0', 'optimizer__average_from': '0.6',
         'evaluation__ten_from': '0.6', 'evaluation__test': 'false',
-        'network__blocks': '8',
+        'network__blocks': '8', 'network__attention': 'none',
     }  # fmt: skip
     arguments = overrides(folder, train__checkpoint_every_epochs='0.5', **parts)
     for step in (10, 25, 35):  # of 42

@@ -87,8 +87,7 @@ def find_faces(weights: Weights, overrides: dict[str, str]) -> tuple[Faces, str]
     if config.data.dataset != 'ferplus':  # whose labels are the votes; elsewhere labels are enough
         config.data.votes, config.data.votes_head = None, 0.0
     check_config(config)
-    files = (config.data.path, config.data.votes)
-    if not overrides and not all(each is None or pathlib.Path(each).exists() for each in files):
+    if not overrides and not all(each is None or pathlib.Path(each).exists() for each in (config.data.path, config.data.votes)):
         return draw(CHECKED, 0)[0], f'{CHECKED} drawn faces (ToyFaces; --config.data.path=… takes photographs)'
     dataset = load(config.data)
     if dataset.class_names != weights.class_names:

@@ -6,7 +6,8 @@
 runner, a process a core, and does likewise. Each finds, cuts out and names the faces in the photographs of benchmarks.fleet_overhead with
 one thread of OpenCV a core. Neither Ray Data nor Beam is among the extras: --python names an interpreter that has the engine, the extra
 `predict` and its own choice of what they both need. An engine takes seconds to start and to end: it is given few photographs and many,
-and the rate is the difference of the photographs over the difference of the times.
+and the rate is the difference of the photographs over the difference of the times. Each has been started once before, so that its files
+have been read and compiled.
 """
 
 import os
@@ -121,6 +122,8 @@ def main() -> None:
             each.mkdir()
             draw_photographs(each, count)
         times: dict[str, dict[str, list[float]]] = {engine: {str(count): [] for count in folders} for engine in chosen}
+        for engine, python in chosen.items():
+            seconds(engine, python, folders[options.few], cores)
         for _ in range(options.rounds):
             for engine, python in chosen.items():
                 for count, each in folders.items():

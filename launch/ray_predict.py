@@ -14,6 +14,7 @@ import functools
 import hashlib
 import os
 import pathlib
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -270,6 +271,7 @@ def run(options: argparse.Namespace) -> int:
         total = Told(0, 0, 0)
         if left:
             ray = connect(options.address, options.workers)
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # for Ray's own writes where in its code it was
             try:
                 total = predict_left(ray, left, options.out, manner, weights.class_names, options.shard)
             finally:

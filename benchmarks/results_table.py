@@ -133,6 +133,13 @@ def speed_rows(page: pathlib.Path) -> list[str]:
             f'predict: {rates["predict"]:.1f} photographs/s',
             spread,
         )
+    if found := measured.get('fleet_engines'):
+        rates = found['photographs_per_second']
+        own = rates['ray tasks']
+        for engine, rate in rates.items():
+            if engine != 'ray tasks':
+                what = 'faces by Ray, the whole command without its start'
+                add('fleet_engines', what, f'{own:.1f} photographs/s', f'{engine}: {rate:.1f} photographs/s', f'{own / rate:.2f}')
     if found := measured.get('startup'):
         add('startup', '`--help`', f'{found["help_seconds"]:.2f} s', '', '')
         cold, warm = (f'{found[kind]["total"]:.1f} s' for kind in ('cold', 'warm'))

@@ -6,7 +6,7 @@
 
 SOURCE is a folder, or a text file with a photograph's path a line. In --out are shards, each with the columns of `predict --csv` and
 `problem`: a row a face, and one for a photograph without a face or that cannot be read. The same command goes on where it was ended.
-It needs the extra `fleet`. docs/fleet.md says more.
+It needs the package with its extra `fleet`, and nothing else of the repository. docs/fleet.md says more.
 """
 
 import argparse
@@ -14,12 +14,15 @@ import functools
 import hashlib
 import os
 import pathlib
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+HERE = pathlib.Path(__file__).resolve().parent
+CHECKOUT = [str(HERE.parent)] if (HERE.parent / 'fer_jax').is_dir() else []  # elsewhere the package is an installed one
+sys.path[:0] = CHECKOUT
 
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
@@ -37,8 +40,8 @@ from fer_jax.inference.sources import Shot, expand, is_video_name, look  # noqa:
 from fer_jax.runs.claims import holding  # noqa: E402
 from fer_jax.runs.weights import read_weights  # noqa: E402
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-ABOUT = 'about.json'  # in --out: what all of its shards were made with
+# In --out: what all of its shards were made with, and who writes them; readers of parquet leave out names that begin so.
+ABOUT, CLAIMS = '_about.json', '_claims'
 RETRIES = 2  # of a shard whose worker is lost; then its photographs are tried in halves, down to the one that ends workers
 WAITING = 1000  # shards that the cluster is given at a time
 TOLD_EVERY = 10.0  # seconds
@@ -83,7 +86,15 @@ def finder(manner: Manner, threads: int) -> Detector | None:
 
 
 def write_shard(names: Sequence[str], folder: str, manner: Manner, threads: int) -> Told:
-    """Looks at photographs and writes their rows into a file of `folder` that is named after them.
+    """Looks at photographs and writes their rows into a file of `folder` that is named after them. InputError as of `look_at`."""
+    found = look_at(names, manner, threads)
+    write_rows(names, found, folder, loaded(manner.checkpoint, manner.views).class_names)
+    unreadable = sum(isinstance(each, InputError) for each in found.values())
+    return Told(len(names), sum(len(each) for each in found.values() if isinstance(each, list)), unreadable)
+
+
+def look_at(names: Sequence[str], manner: Manner, threads: int) -> dict[str, list[Face] | InputError]:
+    """Photograph → the faces in it, or why it cannot be read.
 
     Raises:
       InputError: no such weights or detector here.
@@ -100,18 +111,20 @@ def write_shard(names: Sequence[str], folder: str, manner: Manner, threads: int)
 
     for shot, faces in classify(shots(), classifier):
         found[shot.source] = faces
-    write_rows(names, found, folder, classifier.class_names)
-    unreadable = sum(isinstance(each, InputError) for each in found.values())
-    return Told(len(names), sum(len(each) for each in found.values() if isinstance(each, list)), unreadable)
+    return found
+
+
+def rows_of(name: str, found: list[Face] | InputError) -> list[dict[str, Any]]:
+    """A photograph's rows: one a face, or one that says that there is none, or why it cannot be read."""
+    picture = {'version': VERSION, 'picture': printable(name)}
+    if isinstance(found, InputError):
+        return [picture | {'problem': str(found)}]
+    return [face.record() | picture for face in found] or [picture]
 
 
 def write_rows(names: Sequence[str], found: dict[str, list[Face] | InputError], folder: str, class_names: Sequence[str]) -> None:
     """The shard of these photographs, atomically: whoever writes it again, writes the same."""
-    rows: list[dict[str, Any]] = []
-    for name in names:
-        picture, each = {'version': VERSION, 'picture': printable(name)}, found[name]
-        problem = {'problem': str(each)} if isinstance(each, InputError) else {}
-        rows += [face.record() | picture for face in each] if isinstance(each, list) and each else [picture | problem]
+    rows = [row for name in names for row in rows_of(name, found[name])]
     digest = hashlib.sha256('\0'.join(names).encode('utf-8', 'surrogateescape')).hexdigest()
     with open_atomic(pathlib.Path(folder, f'faces-{digest[:20]}.parquet')) as file:
         pq.write_table(pa.Table.from_pylist(rows, schema(class_names)), file, compression='zstd')
@@ -222,8 +235,9 @@ def connect(address: str | None, workers: int | None) -> Any:
         import ray
     except ImportError:
         raise InputError("Ray is not installed: pip install 'fer_jax[fleet]'") from None
-    # The workers import this file: a cluster's other machines have the checkout at the same place, as they have the photographs.
-    quiet = {'runtime_env': {'env_vars': {'PYTHONPATH': str(ROOT)}}, 'log_to_driver': False, 'logging_level': 'ERROR'}
+    # The workers import this file: a cluster's other machines have it at the same place, as they have the photographs.
+    path = os.pathsep.join([str(HERE), *CHECKOUT, *filter(None, [os.environ.get('PYTHONPATH')])])
+    quiet = {'runtime_env': {'env_vars': {'PYTHONPATH': path}}, 'log_to_driver': False, 'logging_level': 'ERROR'}
     try:
         if address:
             ray.init(address, **quiet)
@@ -248,7 +262,7 @@ def run(options: argparse.Namespace) -> int:
     finder(manner, 1)  # whether there is one
     about = manner._asdict() | {'version': VERSION, 'sha256': weights.sha256, 'classes': list(weights.class_names)}
     names = find(options.source)
-    with holding(options.out / 'claims', 'fleet', f'--out {options.out}'):
+    with holding(options.out / CLAIMS, 'fleet', f'--out {options.out}'):
         open_folder(options.out, about)
         before = done(options.out)
         left = [name for name in names if printable(name) not in before]
@@ -257,6 +271,7 @@ def run(options: argparse.Namespace) -> int:
         total = Told(0, 0, 0)
         if left:
             ray = connect(options.address, options.workers)
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # for Ray's own writes where in its code it was
             try:
                 total = predict_left(ray, left, options.out, manner, weights.class_names, options.shard)
             finally:
@@ -322,6 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    from launch.ray_predict import main  # by a name that the workers can import
+    sys.path.append(str(HERE))  # which is not there under `python -P`
+    from ray_predict import main  # by a name that the workers can import
 
     sys.exit(main())

@@ -5,6 +5,7 @@ import importlib
 import io
 import math
 import re
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ BLOCK = 1 << 22  # pixels that are converted together: on their way some take ei
 GREY = ('1', 'L', 'LA', 'La')
 WHITE_IS_ZERO, TIFF_BITS = 262, 258  # tags of a TIFF: how its numbers are meant, and how many bits each has
 PNG_BITS = 24  # where a PNG says how many bits its numbers have
+DECODING = threading.Lock()  # for Python's warnings and Pillow's limit hold for all threads
 SLACK = 0.1  # of floats' range: so far beyond it, as resampling leaves them, pixels are cut off
 
 
@@ -111,7 +113,7 @@ def decode(content: bytes, megapixels: int = MEGAPIXELS, side: int | None = None
         raise InputError(f'larger than {MAX_FILE >> 20} MiB')
     try:
         # Warnings are of odd metadata.
-        with warnings.catch_warnings(action='ignore'), _opened(content) as image:
+        with DECODING, warnings.catch_warnings(action='ignore'), _opened(content) as image:
             longer = max(image.size)
             if image.width * image.height > megapixels * 1_000_000:
                 what = f'{image.width}×{image.height} pixels: more than {megapixels} million'

@@ -84,10 +84,10 @@ def find_faces(weights: Weights, overrides: dict[str, str]) -> tuple[Faces, str]
                 f'--config.{field}: an export takes the network as it was trained; only data.* may be set, to check on other data'
             )
         set_field(config, field, text)
-    config.data.votes = None  # labels are enough
+    if config.data.dataset != 'ferplus':  # whose labels are the votes; elsewhere labels are enough
+        config.data.votes, config.data.votes_head = None, 0.0
     check_config(config)
-    path = config.data.path
-    if not overrides and path is not None and not pathlib.Path(path).exists():
+    if not overrides and not all(each is None or pathlib.Path(each).exists() for each in (config.data.path, config.data.votes)):
         return draw(CHECKED, 0)[0], f'{CHECKED} drawn faces (ToyFaces; --config.data.path=… takes photographs)'
     dataset = load(config.data)
     if dataset.class_names != weights.class_names:

@@ -89,20 +89,12 @@ def front_matter(weights: Weights) -> dict[str, Any]:
         values = [{'type': kind, 'name': f'{name}, {views}', 'value': summary[key]} for kind, key, name in metrics]
         scored.setdefault(split, []).extend(values)
     data = told['protocol'].get('data', 'unknown')
+    task = {'type': 'image-classification', 'name': 'facial expression recognition'}
     results = [
-        {
-            'task': {'type': 'image-classification', 'name': 'facial expression recognition'},
-            'dataset': {'type': data, 'name': data, 'split': split},
-            'metrics': metrics,
-        }
-        for split, metrics in scored.items()
+        {'task': task, 'dataset': {'type': data, 'name': data, 'split': split}, 'metrics': metrics} for split, metrics in scored.items()
     ]
-    fields = {
-        'license': 'apache-2.0',
-        'library_name': 'fer_jax',
-        'pipeline_tag': 'image-classification',
-        'tags': ['facial-expression-recognition', 'jax', 'flax', f'fer_jax {__version__}'],
-    }
+    fields = {'license': 'apache-2.0', 'library_name': 'fer_jax', 'pipeline_tag': task['type']}
+    fields |= {'tags': ['facial-expression-recognition', 'jax', 'flax', f'fer_jax {__version__}']}
     return fields | ({'model-index': [{'name': weights.name, 'results': results}]} if results else {})
 
 

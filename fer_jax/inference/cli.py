@@ -175,6 +175,7 @@ def serve(parser: Parser) -> None:
         source = chosen_weights(options)
         from fer_jax.inference.service import serve
 
-        serve(source, options.views, options.host, options.port, chosen_detector(options), chosen_limits(options))
+        # Two pictures at a time: one alone leaves OpenCV's threads waiting, and more want more memory.
+        serve(source, options.views, options.host, options.port, [chosen_detector(options) for _ in range(2)], chosen_limits(options))
 
     parser.set_defaults(run=run)

@@ -13,6 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,7 @@ from fer_jax.inference.sources import look
 
 try:
     import uvicorn
-    from python_multipart import FormParser
-    from python_multipart.exceptions import FormParserError
-    from python_multipart.multipart import parse_options_header
+    from python_multipart.multipart import FormParser, FormParserError, parse_options_header
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.datastructures import Headers, MutableHeaders
@@ -73,10 +72,12 @@ class Service:
 
     Args:
       detector: finds faces, in one thread at a time.
+      beside: others of its kind, each of which looks at a picture of its own meanwhile.
     """
 
-    def __init__(self, model: Classifier, detector: Detector, limits: Limits = Limits()):  # noqa: B008
-        self.model, self.detector, self.limits = model, detector, limits
+    def __init__(self, model: Classifier, detector: Detector, limits: Limits = Limits(), beside: Sequence[Detector] = ()):  # noqa: B008
+        self.model, self.detector, self.limits, self.detectors = model, detector, limits, (detector, *beside)
+        self.threads = ThreadPoolExecutor(len(self.detectors))
         self.waiting: collections.deque[Job] = collections.deque()
         self.turn = asyncio.Lock()  # of who uses the detector and the network
         self.busy = 0  # requests
@@ -116,25 +117,31 @@ class Service:
                     await run_in_threadpool(self.work)
 
     def work(self) -> None:
-        """Looks at pictures that wait, in order, for HOLD seconds or until a call is full, and classifies their faces in one call."""
-        begin, jobs, shots = time.monotonic(), [], []
-        while self.waiting and time.monotonic() - begin < HOLD and sum(len(shot.cuts) for shot in shots) < BATCHES[-1]:
-            job = self.waiting.popleft()
-            try:
-                shot = look(job.content, self.detector if job.detect else None, job.name, self.limits.megapixels)
-            except InputError as error:
-                job.error = type(error)(str(error))  # without its traceback, which would keep the picture until garbage is collected
-            except Exception as error:  # whatever it is, its request waits for it, and the others are not to
-                job.error = error
-            else:
-                jobs.append(job)
-                shots.append(shot._replace(photo=np.zeros((0, 0, 3), np.uint8)))  # its pixels have been looked at, and take much memory
-        self.calls.observe(sum(len(shot.cuts) for shot in shots))
+        """Looks at pictures that wait, as they came, for HOLD seconds or until a call is full, and classifies their faces in one call."""
+        begin, looked = time.monotonic(), []
+
+        def look_on(detector: Detector) -> None:
+            while time.monotonic() - begin < HOLD and sum(len(shot.cuts) for _, shot in looked) < BATCHES[-1]:
+                try:
+                    job = self.waiting.popleft()
+                except IndexError:
+                    return
+                try:
+                    shot = look(job.content, detector if job.detect else None, job.name, self.limits.megapixels)
+                    # Its pixels have been looked at, and take much memory.
+                    looked.append((job, shot._replace(photo=np.zeros((0, 0, 3), np.uint8))))
+                except InputError as error:
+                    job.error = type(error)(str(error))  # without its traceback, which would keep the picture until garbage is collected
+                except Exception as error:  # whatever it is, its request waits for it, and the others are not to
+                    job.error = error
+
+        list(self.threads.map(look_on, self.detectors))
+        self.calls.observe(sum(len(shot.cuts) for _, shot in looked))
         try:
-            for job, (_, faces) in zip(jobs, named(shots, self.model), strict=True):
+            for (job, _), (_, faces) in zip(looked, named([shot for _, shot in looked], self.model), strict=True):
                 job.faces = faces
         except Exception as error:
-            for job in jobs:
+            for job, _ in looked:
                 job.error = RuntimeError(str(error))  # an InputError would pass for the pictures' fault
 
     async def about(self, request: Request) -> Response:
@@ -248,11 +255,10 @@ def parts_of(content: bytes, boundary: bytes | None, most: int) -> list[tuple[st
 
 def refusal(request: Request, error: Exception) -> Response:
     """The answer to a request or a picture that is refused; a fault of this program is told as one, and the terminal has the traceback."""
-    match error:
-        case HTTPException():
-            return JSONResponse({'error': error.detail}, error.status_code, error.headers)
-        case InputError():
-            return JSONResponse({'error': str(error)}, 422 if isinstance(error, TooLarge) else 415)
+    if isinstance(error, HTTPException):
+        return JSONResponse({'error': error.detail}, error.status_code, error.headers)
+    if isinstance(error, InputError):
+        return JSONResponse({'error': str(error)}, 422 if isinstance(error, TooLarge) else 415)
     return JSONResponse({'error': f'the program failed: {type(error).__name__}'}, 500)
 
 
@@ -318,10 +324,10 @@ def run(service: Service, listener: socket.socket, what: str, pages: Sequence[Ro
         make_server(make_app(service, hosts, pages), service.limits).run(sockets=[listener])
 
 
-def serve(source: str, views: str, host: str, port: int, detector: Detector, limits: Limits) -> None:
+def serve(source: str, views: str, host: str, port: int, detectors: Sequence[Detector], limits: Limits) -> None:
     """`python -m fer_jax serve`: answers programs until Ctrl-C. InputError as of `load`, and of `listen`."""
     with listen(port, host) as listener:
         model = load(source, views)
         for size in BATCHES:  # compiled now, so that the first request need not wait
             model.probabilities(np.zeros((size, IMAGE_SIDE, IMAGE_SIDE), np.uint8))
-        run(Service(model, detector, limits), listener, f'answers with {model.name}')
+        run(Service(model, detectors[0], limits, detectors[1:]), listener, f'answers with {model.name}')

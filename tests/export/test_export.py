@@ -9,6 +9,7 @@ import jax.export
 import numpy as np
 import pytest
 
+from fer_jax import load
 from fer_jax.__main__ import main
 from fer_jax.core.config import load_config
 from fer_jax.core.fields import default_config
@@ -19,9 +20,11 @@ from fer_jax.model.attention import ATTENTIONS, Places
 from fer_jax.model.fernet import make_network
 from fer_jax.runs.weights import nested, save_weights, shapes
 from tests import reference
+from tests.data.test_ferplus import HEADER as VOTES_HEADER
 from tests.tiny import ROOT
 
 CLASSES = ('angry', 'disgust', 'fear', 'happy', 'sad', 'surprise', 'neutral')
+EIGHT = (*CLASSES, 'contempt')  # FER+'s
 # Four blocks, so that maps of odd sides (5, 3) are halved, too; the third narrows, and none but the first is narrow enough to merge.
 SMALL = {'blocks': '20,36,24,16', 'strides': '2,2,2,2'}
 # What the formats have to do differently; the long test has the rest.
@@ -65,7 +68,7 @@ def some_faces(count=3):
 
 def in_jax(config, variables, faces):
     """Logits by the network itself, on the crop from row and column 4 to 43."""
-    network = make_network(config.network, 7)
+    network = make_network(config.network, len(variables['params/head/bias']))
     forward = reference.jit(lambda variables, x: network.apply(variables, normalise(x), train=False))
     return np.asarray(forward(nested(variables), faces[:, 4:44, 4:44]))
 
@@ -127,19 +130,20 @@ def test_every_attention_in_every_kind_of_block(first, attention):
 # --- The command
 
 
-def metadata_of(config):
+def write_weights(folder, class_names, dataset, **told):
+    """Weights of a tiny network, whose data are not here."""
+    config = network_config({'blocks': '12', 'strides': '2', 'shuffle_groups': '2'})
+    config.data.dataset, config.data.path = dataset, 'fer2013.csv'
+    config.data.votes = 'votes.csv' if dataset == 'ferplus' else None
     protocol = {'protocol': {'trained_on': 'train', 'data': 'toyfaces'}, 'step': 12, 'seed': 3, 'content_sha256': 'ab' * 32}
-    return {'config': config.to_dict(), 'class_names': list(CLASSES), **protocol, 'results': {'test, centre': {'accuracy': 0.5}}}
+    metadata = {'config': config.to_dict(), 'class_names': list(class_names)} | protocol | told
+    save_weights(folder / 'tiny.safetensors', drawn(config, len(class_names)), metadata)
+    return folder / 'tiny.safetensors'
 
 
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory):
-    """Weights of a tiny network, whose data are not here."""
-    config = network_config({'blocks': '12', 'strides': '2', 'shuffle_groups': '2'})
-    config.data.dataset, config.data.path = 'fer2013', 'fer2013.csv'
-    path = tmp_path_factory.mktemp('weights') / 'tiny.safetensors'
-    save_weights(path, drawn(config), metadata_of(config))
-    return path
+    return write_weights(tmp_path_factory.mktemp('weights'), CLASSES, 'fer2013', results={'test, centre': {'accuracy': 0.5}})
 
 
 def of_the_file(weights, faces):
@@ -152,6 +156,35 @@ def told_of(weights):
     return {'class_names': json.dumps(CLASSES), 'weights': 'tiny', 'weights_sha256': module.read_weights(str(weights)).sha256}
 
 
+def by_onnxruntime(path, faces):
+    """Logits and probabilities, and what the file says of itself; so each of the following."""
+    session = pytest.importorskip('onnxruntime').InferenceSession(path, providers=['CPUExecutionProvider'])
+    return session.run(['logits', 'probabilities'], {'faces': faces}), session.get_modelmeta().custom_metadata_map
+
+
+def by_jax(path, faces):
+    return jax.export.deserialize(bytearray(path.read_bytes())).call(faces), json.loads(path.with_name(f'{path.name}.json').read_text())
+
+
+def by_litert(path, faces):
+    """By the plain interface, with an input made larger."""
+    runtime = pytest.importorskip('ai_edge_litert.interpreter').Interpreter(model_path=str(path))
+    from ai_edge_litert import schema_py_generated as schema
+
+    (given,) = runtime.get_input_details()
+    runtime.resize_tensor_input(given['index'], faces.shape, strict=True)
+    runtime.allocate_tensors()
+    runtime.set_tensor(given['index'], faces)
+    runtime.invoke()
+    model = schema.Model.GetRootAs(path.read_bytes())
+    notes = (model.Metadata(i) for i in range(model.MetadataLength()))
+    told = {note.Name().decode(): model.Buffers(note.Buffer()).DataAsNumpy().tobytes().decode() for note in notes}
+    return [runtime.get_tensor(output['index']) for output in runtime.get_output_details()], told
+
+
+RUNTIMES = {'onnx': by_onnxruntime, 'stablehlo': by_jax, 'litert': by_litert}
+
+
 def test_onnx(weights, tmp_path, capsys):
     onnx, onnxruntime = pytest.importorskip('onnx'), pytest.importorskip('onnxruntime')
     out = tmp_path / 'new' / 'tiny.onnx'
@@ -162,8 +195,8 @@ def test_onnx(weights, tmp_path, capsys):
     (faces,) = session.get_inputs()
     assert (faces.name, faces.type, faces.shape) == ('faces', 'tensor(uint8)', ['n', 48, 48])
     assert [(output.name, output.shape) for output in session.get_outputs()] == [('logits', ['n', 7]), ('probabilities', ['n', 7])]
-    np.testing.assert_allclose(session.run(['probabilities'], {'faces': some_faces()})[0], of_the_file(weights, some_faces()), atol=1e-5)
-    told = session.get_modelmeta().custom_metadata_map
+    (_, probabilities), told = by_onnxruntime(out, some_faces())
+    np.testing.assert_allclose(probabilities, of_the_file(weights, some_faces()), atol=1e-5)
     assert told.items() >= told_of(weights).items()
     assert 'rows and columns 4 to 43, then (pixel - 127.5) / 63.75' in told['preprocessing']
     assert told['licence'].startswith('Apache-2.0')
@@ -176,31 +209,54 @@ def test_stablehlo(weights, tmp_path):
     assert main(['export', '--format', 'stablehlo', '--checkpoint', str(weights), '--out', str(out)]) == 0
     exported = jax.export.deserialize(bytearray(out.read_bytes()))
     assert exported.platforms == ('cpu', 'cuda', 'tpu')
-    _, probabilities = exported.call(some_faces())  # the export itself has called it with more
+    (_, probabilities), told = by_jax(out, some_faces())  # the export itself has called it with more
     np.testing.assert_allclose(probabilities, of_the_file(weights, some_faces()), atol=1e-5)
-    told = json.loads((tmp_path / 'tiny.stablehlo.json').read_text())
     assert told.items() >= told_of(weights).items()
 
 
 def test_litert(weights, tmp_path):
-    interpreter = pytest.importorskip('ai_edge_litert.interpreter')
-    from ai_edge_litert import schema_py_generated as schema
-
+    pytest.importorskip('ai_edge_litert')
     out = tmp_path / 'tiny.tflite'
     assert main(['export', '--format', 'litert', '--checkpoint', str(weights), '--out', str(out)]) == 0
-    # By the plain interface, with an input made larger.
-    runtime = interpreter.Interpreter(model_path=str(out))
-    (faces,) = runtime.get_input_details()
-    runtime.resize_tensor_input(faces['index'], (3, 48, 48), strict=True)
-    runtime.allocate_tensors()
-    runtime.set_tensor(faces['index'], some_faces())
-    runtime.invoke()
-    _, probabilities = (runtime.get_tensor(output['index']) for output in runtime.get_output_details())
+    (_, probabilities), told = by_litert(out, some_faces())
     np.testing.assert_allclose(probabilities, of_the_file(weights, some_faces()), atol=1e-5)
-    model = schema.Model.GetRootAs(out.read_bytes())
-    notes = (model.Metadata(i) for i in range(model.MetadataLength()))
-    told = {note.Name().decode(): model.Buffers(note.Buffer()).DataAsNumpy().tobytes().decode() for note in notes}
     assert told.items() >= told_of(weights).items()
+
+
+@pytest.mark.parametrize('form', [*RUNTIMES, 'hub'])
+def test_every_format_carries_the_eight_classes_of_ferplus(form, tmp_path):
+    for package in {'onnx': ['onnx', 'onnxruntime'], 'litert': ['ai_edge_litert']}.get(form, ()):
+        pytest.importorskip(package)
+    weights, out = write_weights(tmp_path, EIGHT, 'ferplus'), tmp_path / 'out'
+    assert main(['export', '--format', form, '--checkpoint', str(weights), '--out', str(out)]) == 0
+    stored = module.read_weights(str(weights))
+    logits = in_jax(stored.config, stored.variables, some_faces())
+    assert logits.shape == (3, 8)
+    if form == 'hub':
+        read = load(out)
+        probabilities, names = read.probabilities(some_faces()), read.class_names
+    else:
+        (found, probabilities), told = RUNTIMES[form](out, some_faces())
+        np.testing.assert_allclose(found, logits, atol=1e-4 * np.abs(logits).max())
+        names = json.loads(told['class_names'])
+    assert tuple(names) == EIGHT
+    np.testing.assert_allclose(probabilities, softmax(logits), atol=1e-5)
+
+
+def test_a_file_of_ferplus_is_checked_on_its_faces_and_votes_where_both_are_here(tmp_path, monkeypatch, capsys):
+    weights = write_weights(tmp_path, EIGHT, 'ferplus')
+    monkeypatch.chdir(tmp_path)
+    faces, votes = ['emotion,pixels,Usage'], [VOTES_HEADER]
+    for usage in ('Training', 'PublicTest', 'PrivateTest'):
+        for place in range(8):  # ten votes for each class in turn
+            faces.append(f'0,{" ".join([str(place)] * 48**2)},{usage}')
+            votes.append(f'{usage},,{",".join("10" if each == place else "0" for each in range(10))}')
+    # With the faces alone there is nothing to check on, and none of it is asked for.
+    (tmp_path / 'fer2013.csv').write_text('\n'.join(faces))
+    command = ['export', '--format', 'stablehlo', '--checkpoint', str(weights), '--out', str(tmp_path / 'out')]
+    assert main(command) == 0 and '256 drawn faces' in capsys.readouterr().out
+    (tmp_path / 'votes.csv').write_text('\n'.join(votes))
+    assert main(command) == 0 and '8 faces of ferplus PublicTest' in capsys.readouterr().out
 
 
 def test_a_file_that_differs_from_jax_is_not_written(weights, tmp_path, capsys, monkeypatch):

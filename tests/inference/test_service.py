@@ -155,6 +155,21 @@ def test_pictures_that_wait_are_classified_in_one_call(model, monkeypatch):
     assert calls == [4, 64] and len(served.waiting) == 6, 'no more than a call of the network takes'
 
 
+def test_each_detector_looks_at_a_picture_of_its_own_at_the_same_time(model):
+    together = threading.Barrier(2)  # which nobody passes alone
+
+    def waits_for_another(photo: Photo) -> list[Cut]:
+        together.wait(600)
+        return two(photo)
+
+    counting, calls = counted(model)
+    served = Service(counting, waits_for_another, Limits(), [waits_for_another])
+    jobs = [Job(str(number), image_file(70 + number), True) for number in range(2)]
+    served.waiting.extend(jobs)
+    served.work()
+    assert [[face.picture for face in job.faces] for job in jobs] == [['0', '0'], ['1', '1']] and calls == [4]
+
+
 def test_requests_that_wait_are_classified_in_one_call(model, monkeypatch):
     monkeypatch.setattr(service, 'HOLD', 600)
     counting, calls = counted(model)

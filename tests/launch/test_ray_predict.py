@@ -17,6 +17,7 @@ from fer_jax.core.errors import InputError
 from fer_jax.core.files import write_atomic
 from fer_jax.data.images import Box
 from fer_jax.inference.face import Face
+from fer_jax.runs.claims import holding
 from launch import ray_predict as module
 from launch.ray_predict import Lost, Told, done, find, main, open_folder, spread, write_rows
 from tests.drawn import photo
@@ -67,6 +68,14 @@ def test_shards_without_a_face_have_the_same_types(tmp_path):
         write_rows([name], {name: faces}, str(tmp_path), ('happy', 'sad'))
     one, other = (pq.read_schema(path) for path in tmp_path.iterdir())
     assert one == other and pq.read_table(tmp_path).num_rows == 2
+
+
+def test_the_folder_is_read_as_one_table_while_it_is_written_too(tmp_path):
+    open_folder(tmp_path, {'sha256': 'ab'})
+    with holding(tmp_path / module.CLAIMS, 'fleet', 'it'):
+        for name, faces in (('/a', []), ('/b', [a_face('/b'), a_face('/b', 9)])):
+            write_rows([name], {name: faces}, str(tmp_path), ('happy', 'sad'))
+        assert sorted(pq.read_table(tmp_path)['picture'].to_pylist()) == ['/a', '/b', '/b']
 
 
 def test_a_shard_that_is_written_again_is_the_same_file(tmp_path):
@@ -221,7 +230,7 @@ def test_a_killed_worker_costs_nothing_and_a_second_start_does_nothing_again(tmp
     kill_a_worker(running, out)
     printed, errors = running.communicate(timeout=900)
     assert running.returncode == 2, errors
-    rows = rows_of(out)
+    rows = pq.read_table(out).to_pylist()
     told = [row['picture'] for row in rows]
     assert set(told) == {str(path) for path in photographs.iterdir()}
     assert [row['picture'] for row in rows if row['problem']] == [str(photographs / 'cut off.jpg')]

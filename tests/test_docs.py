@@ -51,6 +51,16 @@ def test_the_reference_of_the_configuration_has_every_field_with_what_it_means(b
 
 
 @pytest.mark.parametrize('page', PAGES)
+def test_links_lead_to_files_and_those_of_the_site_to_no_page_outside_of_it(page: str) -> None:
+    """The site has the pages of docs/ alone; a record's README is reached by its folder's other files."""
+    for target in re.findall(r'\]\((?!\w+:|#)([^)#\s]+)', (ROOT / page).read_text('utf-8')):
+        path = (ROOT / page).parent / target
+        assert path.exists(), target
+        outside = path.suffix == '.md' and path.resolve().parent != ROOT / 'docs'
+        assert not (page.startswith('docs/') and outside), target
+
+
+@pytest.mark.parametrize('page', PAGES)
 def test_the_commands_of_a_page_are_commands(page: str) -> None:
     for text in COMMAND.findall((ROOT / page).read_text('utf-8')):
         if '…' not in text:  # which leaves something out

@@ -2,12 +2,11 @@
 
     python -m benchmarks.first_label [--out results/speed/first_label] [--rounds 5] [--quick]
 
-Drawn faces in photographs of 640×480. A cold start has an empty cache of compiled programs, the warm ones after it have what it kept;
-files are in the system's cache in both. The first label is there when its line is.
+Drawn faces in photographs of 640×480. A cold start has an empty cache of compiled programs, the warm ones after it have what it kept,
+and all have Python's bytecode but perhaps the cold one; files are in the system's cache in both. The first label is there when its line is.
 """
 
 import argparse
-import os
 import pathlib
 import statistics
 import subprocess
@@ -19,7 +18,7 @@ from PIL import Image
 
 from benchmarks.faces import scene
 from benchmarks.side_by_side import ROOT, record
-from benchmarks.startup import program
+from benchmarks.startup import as_installed, program
 from fer_jax.core.fields import SHIPPED
 from fer_jax.data.toyfaces import draw
 from fer_jax.runs.environment import environment
@@ -43,7 +42,7 @@ def seconds_until(arguments: list[str], begins: str, cache: pathlib.Path) -> flo
       SystemExit: it ended without one.
     """
     begin = time.perf_counter()
-    variables = os.environ | {'JAX_COMPILATION_CACHE_DIR': str(cache)}
+    variables = as_installed() | {'JAX_COMPILATION_CACHE_DIR': str(cache)}
     command = program('-m', 'fer_jax', *arguments)
     with subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         for line in process.stdout:
@@ -57,7 +56,7 @@ def seconds_until(arguments: list[str], begins: str, cache: pathlib.Path) -> flo
 def seconds(arguments: list[str], cache: pathlib.Path) -> float:
     """What `python -m fer_jax` takes from its start to its end."""
     begin = time.perf_counter()
-    variables = os.environ | {'JAX_COMPILATION_CACHE_DIR': str(cache)}
+    variables = as_installed() | {'JAX_COMPILATION_CACHE_DIR': str(cache)}
     subprocess.run(program('-m', 'fer_jax', *arguments), cwd=ROOT, env=variables, check=True, capture_output=True)
     return time.perf_counter() - begin
 

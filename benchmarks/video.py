@@ -19,7 +19,6 @@ import pathlib
 import pstats
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +31,7 @@ from jaxtyping import Float, UInt8
 from benchmarks.faces import background, middle
 from benchmarks.serve_load import MIB, growth
 from benchmarks.side_by_side import ROOT, record
+from benchmarks.startup import as_installed, program
 from fer_jax.__main__ import main as fer_jax
 from fer_jax.core.fields import DETECT_EVERY, SHIPPED
 from fer_jax.inference.annotate import video_writer
@@ -130,8 +130,8 @@ def command(path: pathlib.Path) -> list[str]:
 def seconds(path: pathlib.Path, memory: list[float] | None = None) -> float:
     """What a process takes to look at a film; every EACH seconds its resident set, in MiB, is added to `memory`."""
     begin = time.perf_counter()
-    program = [sys.executable, '-W', 'ignore', '-m', 'fer_jax', *command(path)]
-    process = subprocess.Popen(program, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    line = program('-m', 'fer_jax', *command(path))
+    process = subprocess.Popen(line, cwd=ROOT, env=as_installed(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
         if memory is None:
             process.wait()

@@ -108,10 +108,9 @@ def log_probabilities(logits: np.ndarray) -> np.ndarray:
 def make(name: str, options: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
     """A contender's round, whose work is images, and the logarithms of its probabilities of a few faces."""
     faces = faces_of(options['batch'])
-    facts = {'torch': torch.__version__, 'onnxruntime': onnxruntime.__version__, 'environment': environment()}
     if name == FER:
         predict = functools.partial(fer_predict, fer_interpreter(pathlib.Path(options['fer'])))
-        return repeated(lambda: predict(faces), len(faces), options['seconds']), facts
+        return repeated(lambda: predict(faces), len(faces), options['seconds']), {'environment': environment()}
     run = random_run(options['overrides'])
     variables = variables_of(run)
     images = np.asarray(normalise(crops(faces, 'centre')[0]))
@@ -126,6 +125,7 @@ def make(name: str, options: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
         predict = onnx_predict(network) if name == 'onnxruntime' else torch_predict(network, name == 'torch compile')
     found = predict(images)[:4]
     found = np.log(found) if name == OWN else log_probabilities(found)
+    facts = {'torch': torch.__version__, 'onnxruntime': onnxruntime.__version__, 'environment': environment()}
     return repeated(lambda: predict(images), len(faces), options['seconds']), facts | {'log_probabilities': found.tolist()}
 
 

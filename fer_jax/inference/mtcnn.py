@@ -69,7 +69,7 @@ class MTCNN:
         landmarks = boxes[:, None, :2] + sizes[:, None] * points.reshape(-1, 2, 5).swapaxes(1, 2)
         return moved(boxes, moves), scores, landmarks
 
-    def halves(self, image: UInt8[np.ndarray, 'height width 3']) -> list[UInt8[np.ndarray, 'rows columns 3']]:
+    def halves(self, image: UInt8[np.ndarray, 'height width 3']) -> list[UInt8[np.ndarray, '_ _ 3']]:
         """The picture, and at a half of its size, a quarter, …."""
         found = [image]
         while min(found[-1].shape[:2]) >= 2 * CELL:
@@ -77,7 +77,7 @@ class MTCNN:
             found.append(self.cv2.resize(found[-1], (width, height), interpolation=self.cv2.INTER_AREA))
         return found
 
-    def propose(self, halves: Sequence[UInt8[np.ndarray, 'rows columns 3']], side: float) -> Boxes:
+    def propose(self, halves: Sequence[UInt8[np.ndarray, '_ _ 3']], side: float) -> Boxes:
         """Squares that may hold a face, by the first network on the picture at every size."""
         found = [(np.zeros((0, 4)), np.zeros(0))]
         image, scale = halves[0], CELL / side
@@ -97,7 +97,7 @@ class MTCNN:
         return squares(boxes[self.distinct(boxes, scores, OVERLAP['sizes'])])
 
     def ask(
-        self, network: Any, outputs: tuple[str, ...], halves: Sequence[UInt8[np.ndarray, 'rows columns 3']], boxes: Boxes, side: int
+        self, network: Any, outputs: tuple[str, ...], halves: Sequence[UInt8[np.ndarray, '_ _ 3']], boxes: Boxes, side: int
     ) -> list[np.ndarray]:
         """What a network says of each box and of its mirror image, on average: how its edges move, its points, its score.
 

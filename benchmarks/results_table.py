@@ -96,10 +96,7 @@ def speed_rows(page: pathlib.Path) -> list[str]:
     if found := measured.get('train_throughput'):
         compare('train_throughput', f'training step, batch {found["batch_size"]}, {found["dtype"]}', found, 'fer_jax')
     for batch, found in measured.get('inference', {}).get('batches', {}).items():
-        work = f'logits of {batch} face{"s" * (batch != "1")}'
-        compare('inference', work, found, 'fer_jax')
-        if 'fer_jax exported' in found['images_per_second']:
-            compare('inference', f'{work}, exported file', found, 'fer_jax exported')
+        compare('inference', f'probabilities of {batch} face{"s" * (batch != "1")}', found, 'fer_jax')
     if found := measured.get('input_cost'):
         rates, cost = found['images_per_second'], found['input_cost_per_cent']
         whole, fixed = (statistics.median(rates[name]) for name in ('whole', 'fixed'))

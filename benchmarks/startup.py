@@ -33,6 +33,11 @@ def program(*arguments: str) -> list[str]:
     return [sys.executable, '-W', 'ignore', *arguments]
 
 
+def as_installed() -> dict[str, str]:
+    """This process's environment variables, without the one that keeps Python from writing bytecode, which pip leaves to a user."""
+    return {name: value for name, value in os.environ.items() if name != 'PYTHONDONTWRITEBYTECODE'}
+
+
 def wall(*arguments: str) -> float:
     """Seconds that a Python process with these arguments takes; its output is dropped."""
     started = time.perf_counter()

@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 
-from benchmarks import growth, peers, roofline, serve_load, startup, time_to_accuracy
+from benchmarks import growth, peers, roofline, serve_load, startup, time_to_accuracy, video
 from benchmarks.record_run import record_run
 from benchmarks.side_by_side import ROOT, Contender, race, ratio, record
 from benchmarks.training_step import make_parser, parse, repeated
@@ -219,6 +219,35 @@ def test_a_load_is_summed_up():
     assert (memory['begin'], memory['end'], memory['growth']) == (100, 207, 203 - 201)
     with pytest.raises(SystemExit, match='too few'):
         serve_load.summary([0.1], 10.0)
+
+
+def test_the_parts_of_a_film_make_the_whole():
+    """By what a profiler counts, (calls, calls, own seconds, seconds, by caller): looks are no following, nor is a cut that it asks for."""
+    inside = {('x/motion.py', 52, 'followed'): (4, 4, 0.5, 1.0), ('x/faces.py', 173, 'cut_out'): (2, 2, 0.25, 0.5)}
+    stats = {
+        ('~', 0, "<method 'read' of 'cv2.VideoCapture' objects>"): (9, 9, 2.0, 2.0, {}),
+        ('x/motion.py', 36, '__call__'): (9, 9, 0.0, 6.0, {}),
+        ('x/linen/module.py', 7, '__call__'): (9, 9, 0.0, 70.0, {}),
+        ('x/faces.py', 104, 'detect'): (2, 2, 0.0, 4.0, {}),
+        ('x/faces.py', 199, 'cut'): (6, 6, 0.75, 1.5, inside),
+        ('x/classifier.py', 53, 'probabilities'): (1, 1, 0.0, 0.5, {}),
+        ('x/output.py', 60, 'write'): (9, 9, 0.125, 0.125, {}),
+        ('x/display.py', 95, 'show'): (9, 9, 0.125, 0.125, {}),
+    }
+    found = video.parts(stats, 10.0)
+    assert found == {'decode': 2.0, 'follow': 1.0, 'detect': 4.0, 'cut out': 1.0, 'network': 0.5, 'output': 0.25, 'rest': 1.25}
+
+
+def test_a_film_has_its_heads_where_they_move_and_cuts_between_scenes():
+    head = np.concatenate([np.full((40, 40, 3), 255.0), np.ones((40, 40, 1))], -1).astype(np.float32)
+    frames = list(video.film([head], video.SCENE * video.RATE + 1))
+    assert {frame.shape for frame in frames} == {(720, 1280, 3)} and frames[0].dtype == np.uint8
+    whites = [(frame == 255).all(-1) for frame in frames]
+    moved = [np.argwhere(white).mean(0) for white in whites[:2]]
+    assert whites[0].sum() > (2 * video.AROUND * video.SIDES[0] * 0.8) ** 2, 'a square of at least the smallest side'
+    assert 0 < np.abs(moved[1] - moved[0]).max() < 20
+    apart = [np.abs(after.astype(int) - before).mean() for before, after in zip(frames[-3:], frames[-2:], strict=False)]
+    assert apart[1] > 4 * apart[0], 'a cut'
 
 
 def test_common_arguments(tmp_path):

@@ -102,7 +102,7 @@ def explain_photographs(
     code = 0
     for path, target in zip(paths, distinct(out / f'{pathlib.PurePath(path).stem}.png' for path in paths), strict=True):
         try:
-            (shot,) = shots(path, detector, megapixels)
+            (shot,) = shots(path, detector, megapixels=megapixels)
         except InputError as error:
             print(f'error: {error}', file=sys.stderr, flush=True)
             code = 2

@@ -182,6 +182,14 @@ def test_photographs_that_cannot_be_read_are_told_and_the_others_explained(weigh
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['b.png'] and printed.out.startswith(good)
 
 
+def test_a_photograph_has_the_pixels_that_it_may_have(weights, tmp_path, capsys):
+    large = tmp_path / 'large.png'
+    Image.new('L', (1001, 1000)).save(large)
+    arguments = ['explain', str(large), '--no-detect', '--checkpoint', str(weights), '--out', str(tmp_path / 'out')]
+    assert main([*arguments, '--megapixels', '1']) == 2
+    assert capsys.readouterr().err.startswith(f'error: {large}: 1001×1000 pixels: more than 1 million')
+
+
 def dataset_of(labels, class_names=FER):
     images = np.random.default_rng(0).integers(0, 256, (len(labels), 48, 48), np.uint8)
     faces = Faces(images, np.array(labels, np.int32))

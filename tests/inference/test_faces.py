@@ -172,7 +172,11 @@ def detect(request):
     return make_detector(request.param)
 
 
-@pytest.mark.parametrize(('size', 'place'), [((500, 600), (150, 100, 160)), ((1500, 2600), (900, 300, 700))], ids=['small', 'reduced'])
+@pytest.mark.parametrize(
+    ('size', 'place'),
+    [((500, 600), (150, 100, 160)), ((701, 1003), (501, 201, 450)), ((1500, 2600), (900, 300, 700))],
+    ids=['small', 'large', 'reduced'],
+)
 def test_a_face_is_found_where_it_is(detect, size, place):
     left, top, side = place
     ((box, pixels, *_),) = detect(photo(*size, [place]))

@@ -22,7 +22,6 @@ from fer_jax.__main__ import main
 from fer_jax.core.errors import InputError
 from fer_jax.core.fields import SHIPPED
 from fer_jax.core.mesh import make_mesh
-from fer_jax.data import images
 from fer_jax.data.images import Box
 from fer_jax.data.schema import Faces
 from fer_jax.evaluation.evaluate import make_evaluator
@@ -196,14 +195,13 @@ def test_pictures_wait_only_until_a_batch_is_full(tiny, monkeypatch):
     assert len(taken) == 1
 
 
-def test_boxes_of_a_picture_read_reduced_are_those_of_the_whole(tiny, monkeypatch):
-    monkeypatch.setattr(images, 'WHOLE', 60 * 40)
+def test_boxes_of_a_picture_read_reduced_are_those_of_the_whole(tiny):
     file = io.BytesIO()
-    Image.fromarray(photo(80, 120, [])).save(file, 'PNG')
+    Image.new('L', (13_500, 6_800)).save(file, 'PNG', compress_level=1)  # 91.8 million pixels: more than are kept
     shot = sources.look(file.getvalue(), None)
     ((_, (face,)),) = classify([shot], tiny)
-    assert shot.photo.shape == (40, 60, 3) and shot.cuts[0].box == (10, 0, 40, 40)
-    assert face.box == (20, 0, 80, 80)
+    assert shot.photo.shape == (3400, 6750, 3) and shot.cuts[0].box == (1675, 0, 3400, 3400)
+    assert face.box == (3350, 0, 6800, 6800)
 
 
 # --- The command

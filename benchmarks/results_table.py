@@ -141,6 +141,13 @@ def speed_rows(page: pathlib.Path) -> list[str]:
         add('startup', '`--help`', f'{found["help_seconds"]:.2f} s', '', '')
         cold, warm = (f'{found[kind]["total"]:.1f} s' for kind in ('cold', 'warm'))
         add('startup', 'first training step, programs in the cache', warm, f'empty cache: {cold}', '')
+    for what, title in (('first_label', 'from the shell to the first label'), ('explain', 'from the shell to three explanations')):
+        if found := measured.get('first_label', {}).get('seconds', {}).get(what):
+            add('first_label', f'{title}, warm', f'{found["median"]:.2f} s', f'no programs kept: {found["cold"]:.1f} s', '')
+    if found := measured.get('video'):
+        rates, long = found['frames_per_second'], found['long']
+        memory = f'{long["frames"]:,} frames: {long["mebibytes"]["growth"]:+.1f} MiB'
+        add('video', 'film of 1280×720', f'{min(rates):.0f} to {max(rates):.0f} frames/s', memory, '')
     if found := measured.get('roofline'):
         times = f'{found["per_cent_of_limit"]:.0f} % of the limit, set by {found["bound"]}'
         add('roofline', 'training step', f'{1e3 * found["step_seconds"]:.0f} ms', f'limit: {1e3 * found["limit_seconds"]:.0f} ms', times)

@@ -120,6 +120,12 @@ def speed_rows(page: pathlib.Path) -> list[str]:
                 f'one seed: {one:.0f} images/s',
                 spread,
             )
+    add_programs(measured, add)
+    return lines
+
+
+def add_programs(measured: dict[str, Any], add: Callable[..., None]) -> None:
+    """The lines of benchmarks that time whole programs: of the fleet, from the shell on, of a film, and how near a limit a step is."""
     for name, cost in measured.get('fleet_overhead', {}).get('overhead_per_cent', {}).items():
         rates = {each: statistics.median(found) for each, found in measured['fleet_overhead']['photographs_per_second'].items()}
         spread = f'the fleet costs {cost["median"]:.1f} % ({cost["low"]:.1f} to {cost["high"]:.1f})'
@@ -151,7 +157,6 @@ def speed_rows(page: pathlib.Path) -> list[str]:
     if found := measured.get('roofline'):
         times = f'{found["per_cent_of_limit"]:.0f} % of the limit, set by {found["bound"]}'
         add('roofline', 'training step', f'{1e3 * found["step_seconds"]:.0f} ms', f'limit: {1e3 * found["limit_seconds"]:.0f} ms', times)
-    return lines
 
 
 def fault_rows(page: pathlib.Path) -> list[str]:

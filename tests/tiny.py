@@ -25,6 +25,7 @@ FIELDS = {
     'optimizer.learning_rate': '0.01',
     'train.log_every': '5',
     'train.tensorboard': 'false',
+    'evaluation.figures': 'false',
 }
 
 

@@ -115,6 +115,7 @@ MOVABLE = (
     'data.prepared',
     'data.pipeline',
     'data.votes',
+    'evaluation.figures',
     'parallel.cpu_devices',
     'train.keep_checkpoints',
     'train.on_failed_save',
@@ -231,6 +232,7 @@ def default_config() -> ConfigDict:
     e = c.evaluation = ConfigDict()
     e.batch_size = 256  # images a call of the network, over all devices
     e.ten_from = 1.0  # share of the run from which validation is by ten crops, and only that chooses the best checkpoint; 1 is off
+    e.figures = True  # draw curves and, beside each scoring's numbers, its PNG files; false spares a run of seconds a quarter of them
     e.test = True  # score the test split at the end of the run; false while a recipe is being chosen
 
     p = c.parallel = ConfigDict()

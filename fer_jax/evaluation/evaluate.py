@@ -19,10 +19,9 @@ from jaxtyping import Float, Float32, Int32
 from fer_jax.core.errors import Diverged, unknown
 from fer_jax.core.files import write_atomic, write_json
 from fer_jax.core.mesh import DATA, settle
-from fer_jax.core.statistics import calibration_error, coverage, coverage_summary
+from fer_jax.core.statistics import calibration_error, coverage_summary
 from fer_jax.data.schema import Faces
 from fer_jax.data.views import CROP_SIDE, VIEWS, crops, normalise, resized
-from fer_jax.evaluation.figures import confusion_matrix_png, coverage_png
 from fer_jax.evaluation.metrics import EvaluationState, summarise
 from fer_jax.evaluation.scores import share_correct
 
@@ -133,13 +132,12 @@ def batches(faces: Faces, batch_size: int, mesh: Mesh) -> Iterator[tuple[Array, 
         yield tuple(jax.make_array_from_callback(x.shape, sharding, lambda index, x=x: x[index]) for x in host)
 
 
-def write_evaluation(folder: pathlib.Path, evaluation: Evaluation, faces: Faces, record: dict[str, Any], title: str = '') -> None:
-    """Writes predictions.csv, confusion_matrix.png, coverage.png and, last, so that its presence says all are there, result.json.
+def write_evaluation(folder: pathlib.Path, evaluation: Evaluation, faces: Faces, record: dict[str, Any]) -> None:
+    """Writes predictions.csv and, last, so that its presence says all are there, result.json.
 
     Args:
       folder: made where it is missing.
       record: what else result.json holds beside the summary: config, seed, device, data, protocol, …
-      title: of the figure.
 
     Raises:
       ValueError: `record` has a field of the summary's.
@@ -152,12 +150,6 @@ def write_evaluation(folder: pathlib.Path, evaluation: Evaluation, faces: Faces,
     folder.mkdir(parents=True, exist_ok=True)
     class_names = tuple(evaluation.summary['per_class'])
     write_atomic(folder / 'predictions.csv', predictions_csv(evaluation, faces, class_names))
-    matrix = evaluation.summary['confusion_matrix']
-    heading = f'{title}\n' if title else ''
-    accuracy = f'accuracy {100 * evaluation.summary["accuracy"]:.2f} % of {evaluation.summary["count"]} images'
-    write_atomic(folder / 'confusion_matrix.png', confusion_matrix_png(matrix, class_names, heading + accuracy))
-    curve = coverage(evaluation.probabilities.max(1), evaluation.predictions == faces.labels)
-    write_atomic(folder / 'coverage.png', coverage_png(curve, heading + accuracy))
     write_json(folder / 'result.json', evaluation.summary | record)
 
 

@@ -1,10 +1,10 @@
-"""What a scoring shows beside its numbers: the mistakes it was surest of, and where and at what the network looks."""
+"""What a scoring shows beside its numbers: confusions, coverage, the mistakes it was surest of, and at what the network looks."""
 
 import functools
 import math
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,50 +15,61 @@ from jax import Array
 from jaxtyping import Float, Int, UInt8
 
 from fer_jax.core.files import write_atomic
+from fer_jax.core.statistics import coverage
 from fer_jax.data.schema import Faces
 from fer_jax.data.views import centre_crops, crops, normalise
 from fer_jax.evaluation.evaluate import Evaluation
-from fer_jax.evaluation.figures import attention_png, faces_png, gates_png, shortened
+from fer_jax.evaluation.figures import attention_png, confusion_matrix_png, coverage_png, faces_png, gates_png, shortened
 
+NAMES = ('confusion_matrix', 'coverage', 'worst_mistakes', 'attention_maps', 'channel_gates')  # .png
 MISTAKES = 24
 SAMPLE = 24  # faces of each class that the attention is looked up for
 SHOWN = 6  # of them in the picture
 MOST_CLASSES = 12  # in it
 
 
-def write_pictures(
-    folder: pathlib.Path,
+def draw_pictures(
     network: nn.Module,
     variables: Any,
     evaluation: Evaluation,
     faces: Faces,
     class_names: Sequence[str],
     views: str,
-) -> list[str]:
-    """Writes worst_mistakes.png where there are mistakes and, of the centre crop of a network with attention, what that does.
+    title: str,
+) -> dict[str, bytes]:
+    """The PNGs of a scoring, by those of NAMES that it has.
 
-    These are attention_maps.png and channel_gates.png, where the network has such. A picture of an earlier scoring goes away.
+    There are worst_mistakes where there are mistakes, and attention_maps and channel_gates of the centre crop of a network that has such.
+    """
+    summary = evaluation.summary
+    title = f'{title}\naccuracy {100 * summary["accuracy"]:.2f} % of {summary["count"]} images'
+    curve = coverage(evaluation.probabilities.max(1), evaluation.predictions == faces.labels)
+    pictures = {
+        'confusion_matrix': confusion_matrix_png(summary['confusion_matrix'], class_names, title),
+        'coverage': coverage_png(curve, title),
+    }
+    wrong, captions = mistakes(evaluation, faces, class_names)
+    if captions:
+        heading = 'label → prediction, and its probability'
+        pictures['worst_mistakes'] = faces_png(faces.images[wrong[:MISTAKES]], captions[:MISTAKES], heading)
+    if views == 'centre':  # ten crops would have ten maps
+        pictures |= attention_pictures(network, variables, evaluation, faces, class_names)
+    return pictures
+
+
+def write_pictures(folder: pathlib.Path, pictures: Mapping[str, bytes]) -> list[str]:
+    """Writes these of NAMES into `folder`, which is made where it is missing; a picture of an earlier scoring goes away.
 
     Returns:
       The files' names.
     """
-    pictures: dict[str, bytes | None] = dict.fromkeys(('worst_mistakes.png', 'attention_maps.png', 'channel_gates.png'))
-    pictures['worst_mistakes.png'] = worst_mistakes(evaluation, faces, class_names)
-    if views == 'centre':  # ten crops would have ten maps
-        pictures |= attention_pictures(network, variables, evaluation, faces, class_names)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, png in pictures.items():
-        if png is None:
-            (folder / name).unlink(missing_ok=True)
+    for name in NAMES:
+        if name in pictures:
+            write_atomic(folder / f'{name}.png', pictures[name])
         else:
-            write_atomic(folder / name, png)
-    return [name for name, png in pictures.items() if png is not None]
-
-
-def worst_mistakes(evaluation: Evaluation, faces: Faces, class_names: Sequence[str]) -> bytes | None:
-    """A PNG of the mistakes with the most probable predictions: true → predicted class and its probability; None without mistakes."""
-    wrong, captions = mistakes(evaluation, faces, class_names)
-    return faces_png(faces.images[wrong[:MISTAKES]], captions[:MISTAKES], 'label → prediction, and its probability') if captions else None
+            (folder / f'{name}.png').unlink(missing_ok=True)
+    return [f'{name}.png' for name in pictures]
 
 
 def mistakes(evaluation: Evaluation, faces: Faces, class_names: Sequence[str]) -> tuple[Int[np.ndarray, ' mistakes'], list[str]]:
@@ -72,7 +83,7 @@ def mistakes(evaluation: Evaluation, faces: Faces, class_names: Sequence[str]) -
 def attention_pictures(
     network: nn.Module, variables: Any, evaluation: Evaluation, faces: Faces, class_names: Sequence[str]
 ) -> dict[str, bytes]:
-    """The PNGs of attention_maps and channel_gates that the network has something for, by file name."""
+    """The PNGs of attention_maps and channel_gates that the network has something for, by name."""
     present = [label for label in range(len(class_names)) if (faces.labels == label).any()][:MOST_CLASSES]
     places = np.stack([sample(evaluation, faces, label) for label in present])  # [classes, SAMPLE]
     maps, gates = attention(network, variables, faces.images[places.ravel()])
@@ -83,9 +94,9 @@ def attention_pictures(
         chosen = np.linspace(0, SAMPLE - 1, SHOWN).round().astype(int)
         views = centre_crops(faces.images[places[:, chosen]])
         captions = [[caption(evaluation, i, class_names) for i in row] for row in places[:, chosen].tolist()]
-        pictures['attention_maps.png'] = attention_png(views, maps[:, chosen], captions, maps.mean(1), names)
+        pictures['attention_maps'] = attention_png(views, maps[:, chosen], captions, maps.mean(1), names)
     if gates is not None:
-        pictures['channel_gates.png'] = gates_png(gates.reshape(*places.shape, -1).mean(1), names)
+        pictures['channel_gates'] = gates_png(gates.reshape(*places.shape, -1).mean(1), names)
     return pictures
 
 

@@ -1,5 +1,6 @@
 """What a process runs on and with: what environment.json and every result say of it."""
 
+import functools
 import importlib.metadata
 import pathlib
 import platform
@@ -29,8 +30,14 @@ def environment() -> dict[str, Any]:
             'processes': jax.process_count(),
         },
         'packages': {name: version for name in PACKAGES if (version := package_version(name))},
-        'code': code_revision(pathlib.Path(__file__).parent.parent),
+        'code': own_revision(),
     }
+
+
+@functools.cache  # what lay there as this process started; and every scoring asks
+def own_revision() -> dict[str, Any]:
+    """`code_revision` of this package."""
+    return code_revision(pathlib.Path(__file__).parent.parent)
 
 
 def package_version(name: str) -> str:

@@ -14,7 +14,7 @@ from fer_jax.core.fields import MOVABLE
 from fer_jax.core.mesh import replicate
 from fer_jax.data.schema import SPLITS, Dataset
 from fer_jax.evaluation.evaluate import make_evaluator, write_evaluation
-from fer_jax.evaluation.pictures import write_pictures
+from fer_jax.evaluation.pictures import draw_pictures, write_pictures
 from fer_jax.evaluation.scores import table
 from fer_jax.model.baselines import make_any
 from fer_jax.model.ensemble import Ensemble
@@ -67,11 +67,14 @@ def score(
     heading = f'{dataset.name} {title}, {"one centre crop" if views == "centre" else "ten crops"}, step {record["step"]}'
     if not processes.is_lead():
         return evaluation.summary
+    pictures = {}
+    if run.config.evaluation.figures:
+        pictures = draw_pictures(run.network, jax.device_get(variables), evaluation, faces, dataset.class_names, views, heading)
     # Before result.json, whose presence says that all are there.
-    pictures = write_pictures(folder, run.network, jax.device_get(variables), evaluation, faces, dataset.class_names, views)
-    write_evaluation(folder, evaluation, faces, record, heading)
+    drawn = write_pictures(folder, pictures)
+    write_evaluation(folder, evaluation, faces, record)
     print(table(evaluation.summary, heading))
-    print(f'→ {folder}/ ({", ".join(["result.json", "predictions.csv", "confusion_matrix.png", "coverage.png", *pictures])})\n')
+    print(f'→ {folder}/ ({", ".join(["result.json", "predictions.csv", *drawn])})\n')
     return evaluation.summary
 
 

@@ -114,7 +114,8 @@ def finish(run: Run, workdir: pathlib.Path, checkpoints: Checkpoints, history: H
         result['one_nearest_neighbour'] = one_nearest_neighbour(run.dataset.splits['train'], run.dataset.splits['test'])
     if processes.is_lead():
         lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
-        write_atomic(workdir / 'curves.png', curves_png([lines], run.config.name))
+        if run.config.evaluation.figures:
+            write_atomic(workdir / 'curves.png', curves_png([lines], run.config.name))
         write_json(workdir / 'result.json', result | run.record())
-        print(f'finished: {workdir}/ (result.json, curves.png, checkpoints/best/{step})')
+        print(f'finished: {workdir}/ (result.json, {"curves.png, " * run.config.evaluation.figures}checkpoints/best/{step})')
     return result

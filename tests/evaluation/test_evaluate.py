@@ -143,7 +143,7 @@ def test_unknown_views_are_refused() -> None:
 def test_the_files_say_what_was_found(tmp_path: pathlib.Path) -> None:
     split = faces(12)
     evaluation = make_evaluator(brightness, mesh(1), 'centre', NAMES, 16)({'scale': jnp.float32(3)}, split)
-    write_evaluation(tmp_path / 'new' / 'folder', evaluation, split, {'seed': 7}, 'a title')
+    write_evaluation(tmp_path / 'new' / 'folder', evaluation, split, {'seed': 7})
     written = json.loads((tmp_path / 'new' / 'folder' / 'result.json').read_text())
     assert written == evaluation.summary | {'seed': 7}
     with open(tmp_path / 'new' / 'folder' / 'predictions.csv') as file:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fer_jax.data.schema import Faces
 from fer_jax.evaluation.evaluate import Evaluation
-from fer_jax.evaluation.pictures import attention, mistakes, sample, worst_mistakes, write_pictures
+from fer_jax.evaluation.pictures import attention, draw_pictures, mistakes, sample, write_pictures
 from fer_jax.model.fernet import FERNet
 from tests.tiny import fernet
 
@@ -19,7 +19,8 @@ NAMES = ('angry', 'happy', 'sad')
 
 def evaluation_of(probabilities: list[list[float]]) -> Evaluation:
     table = np.array(probabilities, np.float32)
-    return Evaluation({}, table, table.argmax(1).astype(np.int32))
+    summary = {'confusion_matrix': np.eye(3, dtype=int).tolist(), 'accuracy': 0.5, 'count': 2}
+    return Evaluation(summary, table, table.argmax(1).astype(np.int32))
 
 
 def faces_of(labels: list[int]) -> Faces:
@@ -42,11 +43,6 @@ def test_the_surest_mistakes_come_first() -> None:
     wrong, captions = mistakes(found, faces, NAMES)
     assert captions == ['happy → sad\n99.0 %', 'sad → angry\n80.0 %', 'angry → happy\n75.0 %', 'angry → happy\n70.0 %']
     np.testing.assert_array_equal(wrong, [2, 3, 4, 1])
-    assert worst_mistakes(found, faces, NAMES).startswith(b'\x89PNG')
-
-
-def test_no_mistakes_no_picture() -> None:
-    assert worst_mistakes(evaluation_of([[0.9, 0.1, 0.0]]), faces_of([0]), NAMES) is None
 
 
 def test_a_sample_goes_from_the_least_to_the_most_probable() -> None:
@@ -104,15 +100,23 @@ def test_pictures_of_an_earlier_scoring_go_away(tmp_path: pathlib.Path) -> None:
     network, variables = network_of('both')
     faces = faces_of([0, 0, 2])  # no image of `happy`
     wrong = evaluation_of([[0.1, 0.8, 0.1]] * 3)
-    names = ['worst_mistakes.png', 'attention_maps.png', 'channel_gates.png']
-    assert write_pictures(tmp_path / 'new', network, variables, wrong, faces, NAMES, 'centre') == names
-    assert all((tmp_path / 'new' / name).read_bytes().startswith(b'\x89PNG') for name in names)
-    assert write_pictures(tmp_path / 'new', network, variables, wrong, faces, NAMES, 'ten') == names[:1]
-    assert [path.name for path in (tmp_path / 'new').iterdir()] == names[:1]
+    drawn = draw_pictures(network, variables, wrong, faces, NAMES, 'centre', 'a title')
+    assert list(drawn) == ['confusion_matrix', 'coverage', 'worst_mistakes', 'attention_maps', 'channel_gates']
+    assert all(png.startswith(b'\x89PNG') for png in drawn.values())
+    folder = tmp_path / 'new' / 'folder'
+    assert write_pictures(folder, drawn) == [f'{name}.png' for name in drawn]
+    assert {path.stem: path.read_bytes() for path in folder.iterdir()} == drawn
+    of_ten = draw_pictures(network, variables, wrong, faces, NAMES, 'ten', 'a title')
+    assert list(of_ten) == ['confusion_matrix', 'coverage', 'worst_mistakes']
+    (folder / 'result.json').write_text('{}')
+    write_pictures(folder, of_ten)
+    assert sorted(path.name for path in folder.iterdir()) == ['confusion_matrix.png', 'coverage.png', 'result.json', 'worst_mistakes.png']
+    write_pictures(folder, {})
+    assert [path.name for path in folder.iterdir()] == ['result.json']
 
 
-def test_a_network_without_attention_has_no_maps(tmp_path: pathlib.Path) -> None:
+def test_without_mistakes_and_attention_there_are_no_pictures_of_them() -> None:
     network = Plain()
     variables = network.init(jax.random.key(0), jnp.zeros((1, 40, 40, 1)), train=False)
     right = evaluation_of([[0.9, 0.1, 0.0]])
-    assert write_pictures(tmp_path, network, variables, right, faces_of([0]), NAMES, 'centre') == []
+    assert list(draw_pictures(network, variables, right, faces_of([0]), NAMES, 'centre', '')) == ['confusion_matrix', 'coverage']

@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def finished(folder: pathlib.Path) -> pathlib.Path:
     """The workdir of a tiny run that nothing interrupted."""
     workdir = folder / 'finished'
-    code, out, err = run('train', '--workdir', str(workdir), *overrides(folder))
+    code, out, err = run('train', '--workdir', str(workdir), *overrides(folder, evaluation__figures='true'))
     assert code == 0, err
     assert 'accuracy' in out and 'precision' in out and str(workdir) in out
     return workdir
@@ -67,11 +67,12 @@ def test_a_run_leaves_all_its_files(finished: pathlib.Path) -> None:
     assert result['environment']['packages']['jax'] and result['config']['batch_size'] == 32
     for name in ('validation-centre', 'test-centre', 'test-ten'):
         files = {path.name for path in (finished / 'evaluations' / f'best-{name}').iterdir()}
-        assert files >= {'result.json', 'predictions.csv', 'confusion_matrix.png'}
+        assert files >= {'result.json', 'predictions.csv', 'confusion_matrix.png', 'coverage.png', 'worst_mistakes.png'}
+        assert ('attention_maps.png' in files) == (name != 'test-ten')
     lines = [json.loads(line) for line in (finished / 'metrics.jsonl').read_text().splitlines()]
     train = [line['step'] for line in lines if line['kind'] == 'train']
     assert train == sorted(set(train)) and train[-1] == result['steps']
-    assert not list(finished.rglob('*.tmp*'))
+    assert (finished / 'curves.png').exists() and not list(finished.rglob('*.tmp*'))
 
 
 def test_the_best_checkpoint_is_the_best_validation_line(finished: pathlib.Path) -> None:
@@ -167,9 +168,10 @@ def test_divergence_stops_with_the_steps_and_keeps_the_checkpoint(folder: pathli
 def test_evaluate_repeats_the_runs_own_score_elsewhere(finished: pathlib.Path, folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     copy = tmp_path / 'copy'
     shutil.copytree(finished, copy)
-    prepared = f'--config.data.prepared={tmp_path / "prepared"}'
-    code, out, err = run('evaluate', '--workdir', str(copy), '--split', 'test', '--views', 'ten', prepared)
+    where = [f'--config.data.prepared={tmp_path / "prepared"}', '--config.evaluation.figures=false']
+    code, out, err = run('evaluate', '--workdir', str(copy), '--split', 'test', '--views', 'ten', *where)
     assert code == 0, err
+    assert sorted(path.name for path in (copy / 'evaluations' / 'best-test-ten').iterdir()) == ['predictions.csv', 'result.json']
     scored = json.loads((copy / 'evaluations' / 'best-test-ten' / 'result.json').read_text())
     result = json.loads((finished / 'result.json').read_text())
     assert {key: scored[key] for key in result['test_ten']} == result['test_ten']

@@ -56,8 +56,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """`-n auto` is the cores this process may use, at most four: each worker holds a JAX of its own."""
+    """`-n auto` is the cores this process may use, at most four: each worker holds a JAX of its own.
+
+    And one more for the long tests, which often wait: for programs that they started, or for time to pass.
+    """
     if 'PYTEST_XDIST_AUTO_NUM_WORKERS' in os.environ:
         return None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    return min(cores, 4)
+    return min(cores, 4) + config.getoption('--slow')

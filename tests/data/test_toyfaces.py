@@ -121,9 +121,4 @@ def linear_accuracy(count: int, l2s: tuple[float, ...]) -> float:
 @pytest.mark.slow
 def test_pixels_alone_do_not_tell_the_expression():
     # Chance is 1/7; well above it, the labels mean something.
-    assert 0.25 < linear_accuracy(5 * ROUND, (0.3, 0.05)) < 0.65
-
-
-@pytest.mark.slow
-def test_pixels_alone_do_not_tell_the_expression_at_full_size():
     assert 0.4 < linear_accuracy(15 * ROUND, (0.3, 0.1, 0.03, 0.01)) < 0.65

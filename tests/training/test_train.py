@@ -206,8 +206,8 @@ def test_a_run_of_many_parts(folder: pathlib.Path) -> None:
     parts = {
         'augment__early_side': '16', 'augment__early_share': '0.4',
         'augment__alternate': 'true',
-        'augment__mixup': '0.2', 'augment__mix_from': '0.2', 'augment__mix_to': '0.7',
-        'optimizer__sam': '0.05', 'optimizer__sam_from': '0.85',
+        'augment__mixup': '0.2', 'augment__mix_from': '0.4', 'augment__mix_to': '0.7',  # from one switch to another: a program less each
+        'optimizer__sam': '0.05', 'optimizer__sam_from': '0.7',
         'optimizer__ema': '0', 'optimizer__average_from': '0.6',
         'evaluation__ten_from': '0.6', 'evaluation__test': 'false',
         'network__blocks': '8', 'network__attention': 'none',

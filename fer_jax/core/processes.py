@@ -241,7 +241,7 @@ def watched(seen: list[int]) -> Iterator[None]:
 
 
 def watch(reading: int, elsewhere: int, seen: list[int], seconds: float = STUCK_SECONDS) -> None:
-    """Reads the numbers of signals, passes them on to the pipe that had them before, and returns at a 0; see `watched`."""
+    """Passes the numbers of signals on to the pipe that had them before, until a 0; one not taken waits `seconds`, see `watched`."""
     came = 0
     while True:
         ready = select.select([reading], [], [], seconds if came > len(seen) else None)[0]

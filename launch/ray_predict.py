@@ -183,6 +183,7 @@ def spread(
     start: Callable[[list[str]], Any],
     ready: Callable[[list[Any]], tuple[Any, Told | Lost]],
     give_up: Callable[[str, Lost], Told],
+    waiting: int = WAITING,
 ) -> Iterator[Told]:
     """What each shard holds, as they are finished; the photographs of one that is lost are tried in halves.
 
@@ -190,12 +191,13 @@ def spread(
       start: begins a shard and returns a handle.
       ready: waits for one of the handles; returns it, and what came of it.
       give_up: tells the fate of a photograph that is lost by itself.
+      waiting: shards that are begun at a time.
     """
     running: dict[Any, list[str]] = {}
     again: list[list[str]] = []
     rest = iter(shards)
     while True:
-        while len(running) < WAITING and (names := again.pop() if again else next(rest, None)):
+        while len(running) < waiting and (names := again.pop() if again else next(rest, None)):
             running[start(names)] = names
         if not running:
             return

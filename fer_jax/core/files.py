@@ -99,12 +99,13 @@ def read_bytes(path: str | os.PathLike, most: int) -> bytes:
     """
     try:
         with open_regular(path) as file:
-            content = file.read(most + 1)
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(most + 1) if size <= most else b''
     except FileNotFoundError:
         raise InputError(f'{path}: no such file') from None
     except OSError as error:
         raise InputError(f'{path}: cannot be read ({error.strerror})') from None
-    if len(content) > most:
+    if max(size, len(content)) > most:
         raise InputError(f'{path}: larger than {most:,} bytes, which no such file is')
     return content
 

@@ -240,11 +240,11 @@ def watched(seen: list[int]) -> Iterator[None]:
         os.close(writing)
 
 
-def watch(reading: int, elsewhere: int, seen: list[int]) -> None:
-    """Reads the numbers of signals, passes them on to the pipe that had them before, and returns at a 0; see `watched`."""
+def watch(reading: int, elsewhere: int, seen: list[int], seconds: float = STUCK_SECONDS) -> None:
+    """Passes the numbers of signals on to the pipe that had them before, until a 0; one not taken waits `seconds`, see `watched`."""
     came = 0
     while True:
-        ready = select.select([reading], [], [], STUCK_SECONDS if came > len(seen) else None)[0]
+        ready = select.select([reading], [], [], seconds if came > len(seen) else None)[0]
         number = os.read(reading, 1)[0] if ready else None
         if number == 0:
             return

@@ -3,7 +3,7 @@
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
@@ -22,6 +22,9 @@ from fer_jax.inference.faces import Cut, Detector
 from fer_jax.inference.saliency import grad_cam, occlusion
 from fer_jax.inference.sources import distinct, expand, is_camera, is_video_name, make_folders, shots
 from fer_jax.runs.weights import read_weights
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STRIDE = 4  # pixels from one place of the hiding square to the next, half of its side
 SAMPLE = 48  # faces of a class that its means are of
@@ -145,10 +148,10 @@ def explain_data(source: str, reference: str | None, overrides: dict[str, str], 
     explain_classes(model, dataset, canonical_split(dataset, split), label, out)
 
 
-def explain_classes(model: Classifier, dataset: Dataset, split: str, label: str | None, out: pathlib.Path) -> None:
+def explain_classes(model: Classifier, dataset: Dataset, split: str, label: str | None, out: pathlib.Path, sample: int = SAMPLE) -> None:
     """Writes the mean maps of each class of a split, and its channel weights.
 
-    With `label`, it is the maps of that class alone, with some of its faces. The means are of SAMPLE faces of each class, taken
+    With `label`, it is the maps of that class alone, with some of its faces. The means are of `sample` faces of each class, taken
     evenly through the split (some twice where it has fewer).
 
     Raises:
@@ -160,24 +163,24 @@ def explain_classes(model: Classifier, dataset: Dataset, split: str, label: str 
     if not asked:
         raise InputError(f'{title} has no face that is {label}')
     make_folders('--out', out)
-    samples = [evenly(np.flatnonzero(faces.labels == each), SAMPLE) for each in asked]
+    samples = [evenly(np.flatnonzero(faces.labels == each), sample) for each in asked]
     found, tell = [], now_and_then()
     for each, places in zip(asked, samples, strict=True):
         parts = []
-        for start in range(0, SAMPLE, PART):
-            tell(f'{model.class_names[each]}: {start} of {SAMPLE} faces')
+        for start in range(0, sample, PART):
+            tell(f'{model.class_names[each]}: {start} of {sample} faces')
             parts.append(explain(model, faces.images[places[start : start + PART]], each))
         found.append(joined(parts))
     means = [part.mean() for part in found]
     if label is None:
-        captions = [f'{shortened(model.class_names[each])}\nmean of {SAMPLE}' for each in asked]
+        captions = [f'{shortened(model.class_names[each])}\nmean of {sample}' for each in asked]
         pictures = {'class_means.png': explanation_png(joined(means), captions, f'{title}, by {model.name}')}
         if means[0].gates is not None:
             names = [model.class_names[each] for each in asked]
             pictures['channel_gates.png'] = gates_png(np.concatenate([part.gates for part in means]), names)
     else:
         some = jax.tree.map(lambda values: evenly(values, SHOWN), found[0])
-        captions = [*(caption(model, each) for each in some.probabilities), f'mean of {SAMPLE}']
+        captions = [*(caption(model, each) for each in some.probabilities), f'mean of {sample}']
         pictures = {f'class_{label}.png': explanation_png(joined([some, *means]), captions, f'{title}, {label}, by {model.name}')}
     for name, png in pictures.items():
         write_atomic(out / name, png)
@@ -190,7 +193,12 @@ def evenly(values: np.ndarray, number: int) -> np.ndarray:
 
 
 def explanation_png(found: Explanation, captions: Sequence[str], title: str) -> bytes:
-    """A PNG with a row for each face: its crop, and the maps over it.
+    """The figure of an explanation as a PNG."""
+    return in_few_colours(to_png(explanation_figure(found, captions, title)))
+
+
+def explanation_figure(found: Explanation, captions: Sequence[str], title: str) -> 'Figure':
+    """A figure with a row for each face: its crop, and the maps over it.
 
     Attention and occlusion have one scale of colours for the whole picture, so that a map without contrast looks like one; a
     Grad-CAM has its own, for its values compare with no other's.
@@ -224,7 +232,7 @@ def explanation_png(found: Explanation, captions: Sequence[str], title: str) -> 
         bar.ax.tick_params(labelsize=7)
         bar.ax.locator_params(nbins=4)  # of small probabilities the labels are long
     figure.suptitle(title, fontsize=9, parse_math=False, wrap=True)
-    return in_few_colours(to_png(figure))
+    return figure
 
 
 def caption(model: Classifier, probabilities: Float[np.ndarray, ' classes']) -> str:

@@ -61,10 +61,17 @@ def by_jax(weights: Weights, views: str) -> Run:
     variables = jax.device_put(nested(weights.variables), mesh.devices.item())
     score = make_score(lambda variables, images: network.apply(variables, images, train=False), mesh, views)
 
+    def probabilities(faces: np.ndarray) -> np.ndarray:
+        _, logarithms, _ = score(variables, faces, np.zeros(len(faces), np.int32), np.zeros(len(faces), np.float32))
+        return np.exp(np.asarray(logarithms))
+
     def run(faces: np.ndarray) -> np.ndarray:
-        size = next(size for size in BATCHES if size >= len(faces))
-        padded = np.pad(faces, ((0, size - len(faces)), (0, 0), (0, 0)))
-        _, log_probabilities, _ = score(variables, padded, np.zeros(size, np.int32), np.zeros(size, np.float32))
-        return np.exp(np.asarray(log_probabilities)[: len(faces)])
+        return padded(probabilities, faces)
 
     return run
+
+
+def padded(run: Run, faces: UInt8[np.ndarray, 'n 48 48']) -> Float32[np.ndarray, 'n classes']:
+    """What `run` says of the faces, asked with so many as the next of BATCHES has."""
+    size = next(size for size in BATCHES if size >= len(faces))
+    return run(np.pad(faces, ((0, size - len(faces)), (0, 0), (0, 0))))[: len(faces)]

@@ -47,7 +47,6 @@ try:
 except ImportError as error:
     raise InputError(f"serve and demo need {error.name}, which is not installed: pip install 'fer_jax[serve]'") from None
 
-HOLD = 0.2  # seconds in which pictures that wait are looked at, before the faces of all are classified
 LATER = {'Retry-After': '1'}
 
 
@@ -73,10 +72,18 @@ class Service:
     Args:
       detector: finds faces, in one thread at a time.
       beside: others of its kind, each of which looks at a picture of its own meanwhile.
+      hold: seconds in which pictures that wait are looked at, before the faces of all are classified.
     """
 
-    def __init__(self, model: Classifier, detector: Detector, limits: Limits = Limits(), beside: Sequence[Detector] = ()):  # noqa: B008
-        self.model, self.detector, self.limits, self.detectors = model, detector, limits, (detector, *beside)
+    def __init__(
+        self,
+        model: Classifier,
+        detector: Detector,
+        limits: Limits = Limits(),  # noqa: B008
+        beside: Sequence[Detector] = (),
+        hold: float = 0.2,
+    ):
+        self.model, self.detector, self.limits, self.detectors, self.hold = model, detector, limits, (detector, *beside), hold
         self.threads = ThreadPoolExecutor(len(self.detectors))
         self.waiting: collections.deque[Job] = collections.deque()
         self.turn = asyncio.Lock()  # of who uses the detector and the network
@@ -117,11 +124,11 @@ class Service:
                     await run_in_threadpool(self.work)
 
     def work(self) -> None:
-        """Looks at pictures that wait, as they came, for HOLD seconds or until a call is full, and classifies their faces in one call."""
+        """Looks at pictures that wait, as they came, for `hold` seconds or until a call is full, and classifies their faces in one call."""
         begin, looked = time.monotonic(), []
 
         def look_on(detector: Detector) -> None:
-            while time.monotonic() - begin < HOLD and sum(len(shot.cuts) for _, shot in looked) < BATCHES[-1]:
+            while time.monotonic() - begin < self.hold and sum(len(shot.cuts) for _, shot in looked) < BATCHES[-1]:
                 try:
                     job = self.waiting.popleft()
                 except IndexError:

@@ -58,8 +58,8 @@ class Weights:
         return digest.hexdigest()
 
 
-def find_weights(source: str) -> pathlib.Path:
-    """A run's folder, a weights file, a model hub's folder (by its address a downloaded one), or the package's own file of that name.
+def find_weights(source: str, folder: pathlib.Path = FOLDER) -> pathlib.Path:
+    """A run's folder, a weights file, a model hub's folder (by its address a downloaded one), or the file of that name in `folder`.
 
     Raises:
       InputError: none of them, and the message lists the names there are; or what hub.download says.
@@ -71,9 +71,9 @@ def find_weights(source: str) -> pathlib.Path:
         return path
     if path.is_dir():
         raise InputError(f'{source}: no run there, nor weights (it has no config.json)')
-    names = sorted(file.name.removesuffix(SUFFIX) for file in FOLDER.glob(f'*{SUFFIX}'))
+    names = sorted(file.name.removesuffix(SUFFIX) for file in folder.glob(f'*{SUFFIX}'))
     if source in names:
-        return FOLDER / f'{source}{SUFFIX}'
+        return folder / f'{source}{SUFFIX}'
     raise InputError(f'{source}: no run, no weights file, and no name of weights; the package has {", ".join(names) or "none"}')
 
 

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import io
 import os
-import sys
 
 import pytest
 
@@ -26,10 +25,9 @@ def test_any_encoding_says_what_it_can(encoding, expected):
     assert bottom.getvalue() == expected and stream.encoding == encoding
 
 
-def test_a_reader_that_is_gone_is_no_error(monkeypatch):
+def test_a_reader_that_is_gone_is_no_error():
     reading, writing = os.pipe()
-    with contextlib.suppress(BrokenPipeError), forgiving(os.fdopen(writing, 'w')) as stream:
-        monkeypatch.setattr(sys, 'stdout', stream)
+    with contextlib.suppress(BrokenPipeError), forgiving(os.fdopen(writing, 'w')) as stream, contextlib.redirect_stdout(stream):
         print('one')
         assert not reader_is_gone()
         assert os.read(reading, 100) == b'one\n'
@@ -44,9 +42,8 @@ def test_a_reader_that_is_gone_is_no_error(monkeypatch):
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full')
 @pytest.mark.parametrize(('code', 'left_with'), [(0, 1), (75, 75)])
-def test_a_full_disk_below_the_output_is_told_at_the_end(code, left_with, monkeypatch, capsys):
-    with contextlib.suppress(OSError), forgiving(open('/dev/full', 'w')) as stream:
-        monkeypatch.setattr(sys, 'stdout', stream)
+def test_a_full_disk_below_the_output_is_told_at_the_end(code, left_with, capsys):
+    with contextlib.suppress(OSError), forgiving(open('/dev/full', 'w')) as stream, contextlib.redirect_stdout(stream):
         print('one', flush=True)
         with pytest.raises(SystemExit) as end:
             leave(code)

@@ -18,7 +18,7 @@ from fer_jax.__main__ import main  # noqa: E402
 from fer_jax.data.images import decode_face  # noqa: E402
 from fer_jax.data.views import centre_crops  # noqa: E402
 from fer_jax.inference import demo, service  # noqa: E402
-from fer_jax.inference.classifier import load  # noqa: E402
+from fer_jax.inference.classifier import Classifier, load  # noqa: E402
 from fer_jax.inference.faces import Cut, Photo, cut  # noqa: E402
 from fer_jax.inference.interface import Limits  # noqa: E402
 from tests import browser  # noqa: E402
@@ -35,12 +35,16 @@ def every_hundred(photo: Photo) -> list[Cut]:
 
 
 @pytest.fixture(scope='module')
-def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """A server with two models, the second of other classes and without attention."""
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Classifier]:
+    """The second is of other classes and without attention."""
     folder = tmp_path_factory.mktemp('weights')
     write_weights(folder / 'first.safetensors')
     write_weights(folder / 'second.safetensors', 1, ('awake', 'asleep'), attention='none')
-    models = [load(folder / f'{name}.safetensors') for name in ('first', 'second')]
+    return [load(folder / f'{name}.safetensors') for name in ('first', 'second')]
+
+
+@pytest.fixture(scope='module')
+def port(models: list[Classifier]) -> Iterator[int]:
     served = service.Service(models[0], every_hundred)
     with serving(served, lambda: demo.pages(served, models)) as number:
         yield number
@@ -166,12 +170,13 @@ def test_other_requests_are_refused(port, method, path, status):
     assert refused(ask(port, method, path))[0] == status
 
 
-def test_a_fault_of_its_own_is_told_without_its_words(port, monkeypatch):
-    def fail(*arguments):
+def test_a_fault_of_its_own_is_told_without_its_words(models):
+    def fail(photo: Photo) -> list[Cut]:
         raise RuntimeError('a secret\nof several lines')
 
-    monkeypatch.setattr(demo, 'answer', fail)
-    assert refused(ask(port, 'POST', '/predict', image_file())) == (500, 'the program failed: RuntimeError')
+    served = service.Service(models[0], fail)
+    with serving(served, lambda: demo.pages(served, models)) as port:
+        assert refused(ask(port, 'POST', '/predict', image_file())) == (500, 'the program failed: RuntimeError')
 
 
 # --- In a browser

@@ -12,9 +12,10 @@ from PIL import Image
 from fer_jax.__main__ import main
 from fer_jax.core.errors import InputError
 from fer_jax.data.schema import Dataset, Faces
+from fer_jax.evaluation.figures import gates_png
 from fer_jax.inference import explain as module
 from fer_jax.inference.classifier import load
-from fer_jax.inference.explain import Explanation, explain, explain_classes, explanation_png, joined
+from fer_jax.inference.explain import Explanation, caption, explain, explain_classes, explanation_figure, explanation_png, joined
 from fer_jax.inference.saliency import grad_cam, last_layer_with_places, occlusion
 from tests.tiny_weights import FER, write_weights
 
@@ -117,21 +118,12 @@ def test_means_weigh_every_grad_cam_alike():
 
 
 @pytest.mark.parametrize('attention', [True, False])
-def test_the_picture_has_a_row_for_each_face_and_a_column_for_each_map(attention, monkeypatch):
-    drawn = {}
-
-    def keep(figure):
-        drawn['titles'] = [axes.get_title() for axes in figure.axes if axes.get_title()]
-        drawn['rows'] = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
-        drawn['images'] = sum(len(axes.get_images()) for axes in figure.axes)
-        return b'png'
-
-    monkeypatch.setattr(module, 'to_png', keep)
-    monkeypatch.setattr(module, 'in_few_colours', lambda png: png)
-    assert explanation_png(explanation(3, attention), ['a', '$b$', 'c'], 'title') == b'png'
+def test_the_picture_has_a_row_for_each_face_and_a_column_for_each_map(attention):
+    drawn = explanation_figure(explanation(3, attention), ['a', '$b$', 'c'], 'title').axes
     maps = ['spatial attention', 'Grad-CAM', 'occlusion'][not attention :]
-    assert drawn['titles'] == ['face', *maps] and drawn['rows'] == ['a', '$b$', 'c']
-    assert drawn['images'] == 3 * (1 + 2 * len(maps))
+    assert [axes.get_title() for axes in drawn if axes.get_title()] == ['face', *maps]
+    assert [axes.get_ylabel() for axes in drawn if axes.get_ylabel()] == ['a', '$b$', 'c']
+    assert sum(len(axes.get_images()) for axes in drawn) == 3 * (1 + 2 * len(maps))
 
 
 # --- The command
@@ -196,23 +188,24 @@ def dataset_of(labels, class_names=FER):
     return Dataset('drawn', class_names, {'test': faces}, {'test': 'PrivateTest'}, {})
 
 
-def test_classes(weights, tmp_path, capsys, monkeypatch):
-    """Rows are the classes that have faces; each mean asks about its own class."""
-    monkeypatch.setattr(module, 'SAMPLE', 1)
-    asked, rows = [], []
-    monkeypatch.setattr(module, 'explain', lambda model, faces, label: asked.append((label, len(faces))) or explanation(len(faces)))
-    monkeypatch.setattr(module, 'explanation_png', lambda found, captions, title: rows.append((captions, title)) or b'png')
-    model = load(weights)
-    explain_classes(model, dataset_of([0, 3, 3, 6]), 'test', None, tmp_path)
-    assert asked == [(0, 1), (3, 1), (6, 1)]
-    assert rows == [([f'{name}\nmean of 1' for name in ('angry', 'happy', 'neutral')], 'drawn PrivateTest, by tiny')]
-    assert (tmp_path / 'channel_gates.png').read_bytes().startswith(b'\x89PNG')
-    explain_classes(model, dataset_of([0, 3, 3, 6]), 'test', 'happy', tmp_path)
-    assert asked[3:] == [(3, 1)] and rows[1][0][-1] == 'mean of 1' and len(rows[1][0]) == module.SHOWN + 1
+def test_classes(weights, tmp_path, capsys):
+    """Rows are the classes that have faces; each mean is of its own faces, here of two, and asks about its own class."""
+    model, dataset = load(weights), dataset_of([0, 3, 3, 6])
+    images = dataset.splits['test'].images
+    angry, happy, neutral = (explain(model, images[places], label) for label, places in ((0, [0, 0]), (3, [1, 2]), (6, [3, 3])))
+    explain_classes(model, dataset, 'test', None, tmp_path, sample=2)
+    means = joined([angry.mean(), happy.mean(), neutral.mean()])
+    captions = [f'{name}\nmean of 2' for name in ('angry', 'happy', 'neutral')]
+    assert (tmp_path / 'class_means.png').read_bytes() == explanation_png(means, captions, 'drawn PrivateTest, by tiny')
+    assert (tmp_path / 'channel_gates.png').read_bytes() == gates_png(means.gates, ['angry', 'happy', 'neutral'])
+    explain_classes(model, dataset, 'test', 'happy', tmp_path, sample=2)
+    rows = joined([jax.tree.map(lambda values: values[[0, 0, 0, 1, 1, 1]], happy), happy.mean()])
+    captions = [*(caption(model, each) for each in rows.probabilities[:6]), 'mean of 2']
+    assert (tmp_path / 'class_happy.png').read_bytes() == explanation_png(rows, captions, 'drawn PrivateTest, happy, by tiny')
     assert sorted(path.name for path in tmp_path.iterdir()) == ['channel_gates.png', 'class_happy.png', 'class_means.png']
     assert 'class_means.png, channel_gates.png' in capsys.readouterr().out
     with pytest.raises(InputError, match='drawn PrivateTest has no face that is sad'):
-        explain_classes(model, dataset_of([0, 3, 3, 6]), 'test', 'sad', tmp_path)
+        explain_classes(model, dataset, 'test', 'sad', tmp_path, sample=2)
 
 
 @pytest.mark.slow

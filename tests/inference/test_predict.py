@@ -3,6 +3,7 @@
 import collections
 import csv
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -25,8 +26,9 @@ from fer_jax.core.mesh import make_mesh
 from fer_jax.data.images import Box
 from fer_jax.data.schema import Faces
 from fer_jax.evaluation.evaluate import make_evaluator
-from fer_jax.inference import annotate, classifier, command, display, faces, runtimes, sources
+from fer_jax.inference import annotate, classifier, command, display, runtimes, sources
 from fer_jax.inference.classifier import Classifier, classify, load, predict
+from fer_jax.inference.command import Manner, Outputs, predict_sources
 from fer_jax.inference.face import UNSURE, Face
 from fer_jax.inference.faces import Cut, whole
 from fer_jax.inference.sources import Shot
@@ -49,12 +51,6 @@ def tiny(weights: pathlib.Path) -> Classifier:
     return load(weights)
 
 
-@pytest.fixture(autouse=True)
-def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (classifier, runtimes):
-        monkeypatch.setattr(module, 'BATCHES', (4,))  # one program to compile
-
-
 def drawn_faces(count: int) -> np.ndarray:
     return np.random.default_rng(3).integers(0, 256, (count, 48, 48), np.uint8)
 
@@ -64,8 +60,8 @@ def drawn_faces(count: int) -> np.ndarray:
 
 @pytest.mark.parametrize('runtime', ['onnxruntime', 'jax'])
 def test_probabilities_are_the_networks(weights, runtime, monkeypatch):
-    """Six faces in calls of 4 and 2, by each runtime, against the network applied to views cut by hand, softmax and mean in float64."""
-    faces = drawn_faces(6)
+    """66 faces in calls of 64 and 2, by each runtime, against the network applied to views cut by hand, softmax and mean in float64."""
+    faces = drawn_faces(66)
     places = [(4, 4), (0, 0), (0, 8), (8, 0), (8, 8)]
     views = np.stack(
         [faces[:, y : y + 40, x : x + 40] for y, x in places] + [faces[:, y : y + 40, x : x + 40][..., ::-1] for y, x in places]
@@ -74,32 +70,31 @@ def test_probabilities_are_the_networks(weights, runtime, monkeypatch):
     held = load_weights(weights)
     network = make_any(held.config.network, len(FER))
     logits = np.asarray(jax.jit(lambda v, x: network.apply(v, x, train=False))(nested(held.variables), inputs), np.float64)
-    chances = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).reshape(10, 6, 7)
+    chances = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).reshape(10, 66, 7)
     if runtime == 'jax':
         monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     else:
         pytest.importorskip('onnxruntime')
-        monkeypatch.setattr(runtimes, 'by_jax', None)
-    np.testing.assert_allclose(load(weights).probabilities(faces), chances[0], atol=2e-6)
-    np.testing.assert_allclose(load(weights, 'ten').probabilities(faces), chances.mean(0), atol=2e-6)
+    for views, expected in (('centre', chances[0]), ('ten', chances.mean(0))):
+        found = load(weights, views)
+        assert found.run.__qualname__ == f'by_{runtime.removesuffix("runtime")}.<locals>.run'
+        np.testing.assert_allclose(found.probabilities(faces), expected, atol=2e-6)
 
 
-def test_calls_have_few_sizes(weights, monkeypatch):
-    """Each size is a program that JAX compiles: 9 faces are 4, 4 and 1, three are 4 with one that does not count."""
+def test_calls_have_few_sizes():
+    """Each size is a program that JAX compiles: 129 faces are 64, 64 and 1, three are 8 with five that do not count."""
     sizes = []
 
-    def score(variables, images, labels, counted):
-        sizes.append(len(images))
-        return None, np.log(np.full((len(images), 7), np.maximum(images.mean((1, 2)), 1)[:, None] / 255, np.float32)), None
+    def run(faces):
+        sizes.append(len(faces))
+        return np.full((len(faces), 7), faces.mean((1, 2))[:, None] / 255, np.float32)
 
-    for module in (classifier, runtimes):
-        monkeypatch.setattr(module, 'BATCHES', (1, 4))
-    monkeypatch.setattr('fer_jax.evaluation.evaluate.make_score', lambda apply, mesh, views: score)
-    faces = np.arange(1, 10, dtype=np.uint8)[:, None, None] * np.ones((48, 48), np.uint8)
-    found = Classifier('x', FER, 'centre', '', nn.Module(), {}, runtimes.by_jax(load_weights(weights), 'centre'))
-    np.testing.assert_allclose(found.probabilities(faces)[:, 3], np.arange(1, 10) / 255, rtol=1e-5)
-    assert sizes == [4, 4, 1]
-    assert len(found.probabilities(faces[:3])) == 3 and sizes[3:] == [4]
+    faces = np.arange(1, 130, dtype=np.uint8)[:, None, None] * np.ones((48, 48), np.uint8)
+    found = Classifier('x', FER, 'centre', '', nn.Module(), {}, functools.partial(runtimes.padded, run))
+    np.testing.assert_allclose(found.probabilities(faces)[:, 3], np.arange(1, 130) / 255, rtol=1e-5)
+    assert sizes == [64, 64, 1]
+    np.testing.assert_allclose(found.probabilities(faces[:3])[:, 3], np.arange(1, 4) / 255, rtol=1e-5)
+    assert sizes[3:] == [8]
 
 
 def test_networks_that_have_no_file_run_in_jax(tmp_path):
@@ -110,7 +105,7 @@ def test_networks_that_have_no_file_run_in_jax(tmp_path):
 
 
 def test_cropped_files_give_what_evaluate_gives(weights, tiny, tmp_path):
-    """Through files, --no-detect and calls of four on one device, against an evaluation of the same pixels on all devices."""
+    """Through files and --no-detect on one device, against an evaluation of the same pixels on all devices."""
     faces = drawn_faces(6)
     for number, face in enumerate(faces):
         Image.fromarray(face).save(tmp_path / f'{number}.png')
@@ -173,25 +168,23 @@ def test_a_picture_that_cannot_be_read_is_an_error(tiny, tmp_path):
         load(views='tne')
 
 
-def test_pictures_wait_only_until_a_batch_is_full(tiny, monkeypatch):
-    """However long a video: what is held back has at most as many faces as a batch, and at most MOST_PIXELS."""
+def test_pictures_wait_only_until_a_batch_is_full(tiny):
+    """However long a video: what is held back has at most as many faces as its batch, of 8, and at most 2²⁵ pixels."""
     taken = []
 
-    def endless(faces):
-        picture = photo(60, 60, [])
+    def endless(faces, picture):
         while True:
             taken.append(1)
-            yield Shot('x', len(taken), picture, faces * [whole(picture)])
+            yield Shot('x', len(taken), picture, faces * [whole(photo(60, 60, []))])
 
-    pictures = classify(endless(1), tiny)
+    pictures = classify(endless(1, photo(60, 60, [])), tiny)
     next(pictures)
+    assert len(taken) == 8
+    taken.clear()
+    next(classify(endless(0, np.broadcast_to(np.uint8(120), (2**11, 2**12, 3))), tiny))  # one byte of memory
     assert len(taken) == 4
-    monkeypatch.setattr(classifier, 'MOST_PIXELS', 10 * 60 * 60)
     taken.clear()
-    next(classify(endless(0), tiny))
-    assert len(taken) == 10
-    taken.clear()
-    next(classify(endless(1), tiny, wait=False))
+    next(classify(endless(1, photo(60, 60, [])), tiny, wait=False))
     assert len(taken) == 1
 
 
@@ -312,7 +305,7 @@ def test_one_frame_in_so_many_is_looked_at(tmp_path):
     assert sources.seconds(-1.0, 50, 0.0) == 2.0, 'where a video says neither times nor a rate'
 
 
-def test_a_signal_ends_a_video_and_keeps_what_was_found(folder, weights, tiny, monkeypatch, capfd):
+def test_a_signal_ends_a_video_and_keeps_what_was_found(folder, weights, capfd):
     def detect(picture):
         calls.append(1)
         if len(calls) == 5:
@@ -320,16 +313,14 @@ def test_a_signal_ends_a_video_and_keeps_what_was_found(folder, weights, tiny, m
         return [whole(picture)]
 
     calls = []
-    monkeypatch.setattr(faces, 'make_detector', lambda *_: detect)
-    monkeypatch.setattr(command, 'load', lambda checkpoint, views: tiny)  # compiled already
-    arguments = ['predict', str(folder / 'in/film.avi'), str(folder / 'in/b.jpg'), '--checkpoint', str(weights), '--detect-every', '0']
-    assert main([*arguments, '--csv', str(folder / 'o.csv'), '--annotated', str(folder / 'out')]) == 130
+    sources, outputs = [str(folder / 'in/film.avi'), str(folder / 'in/b.jpg')], Outputs(csv=folder / 'o.csv', annotated=folder / 'out')
+    assert predict_sources(sources, str(weights), 'centre', detect, Manner(detect_every=0.0), outputs) == 130
     assert 'faces in 5 of 5 frames' in capfd.readouterr().out
     assert len((folder / 'o.csv').read_text().splitlines()) == 6
     assert cv2.VideoCapture(str(folder / 'out/film.avi.mp4')).get(cv2.CAP_PROP_FRAME_COUNT) == 5
 
 
-def test_a_signal_is_how_a_camera_ends(weights, tiny, monkeypatch, capfd):
+def test_a_signal_is_how_a_camera_ends(weights, monkeypatch, capfd):
     class Camera:
         def __init__(self, number):
             assert number == 3
@@ -351,15 +342,13 @@ def test_a_signal_is_how_a_camera_ends(weights, tiny, monkeypatch, capfd):
 
     taken, released = [], []
     monkeypatch.setattr(cv2, 'VideoCapture', Camera)
-    monkeypatch.setattr(command, 'load', lambda checkpoint, views: tiny)
     assert main(['predict', '3', '--checkpoint', str(weights)]) == 0
     assert 'camera 3: faces in 5 of 5 frames; ' in capfd.readouterr().out
     assert released == [1]
 
 
-def test_cropped_pictures_need_no_opencv_and_videos_say_that_they_do(folder, weights, tiny, monkeypatch, capfd):
+def test_cropped_pictures_need_no_opencv_and_videos_say_that_they_do(folder, weights, monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, 'cv2', None)
-    monkeypatch.setattr(command, 'load', lambda checkpoint, views: tiny)
     arguments = ['predict', str(folder / 'in/b.jpg'), str(folder / 'in/film.avi'), '--checkpoint', str(weights)]
     assert main(arguments) == 2
     assert capfd.readouterr().err.startswith('error: finding faces needs OpenCV')

@@ -25,7 +25,6 @@ from prometheus_client.parser import text_string_to_metric_families  # noqa: E40
 
 from fer_jax.__main__ import main, parse  # noqa: E402
 from fer_jax.core.errors import InputError  # noqa: E402
-from fer_jax.inference import service  # noqa: E402
 from fer_jax.inference.classifier import Classifier, load, predict  # noqa: E402
 from fer_jax.inference.faces import Cut, Photo, cut, make_detector  # noqa: E402
 from fer_jax.inference.interface import LIMITS, REFUSALS, Limits  # noqa: E402
@@ -141,10 +140,9 @@ def test_one_picture_of_a_form_that_cannot_be_read_is_named_and_the_rest_carried
     assert status == 415 and text.startswith('not an image'), 'where none can be read, the first says why'
 
 
-def test_pictures_that_wait_are_classified_in_one_call(model, monkeypatch):
-    monkeypatch.setattr(service, 'HOLD', 600)  # however slow this machine is
+def test_pictures_that_wait_are_classified_in_one_call(model):
     counting, calls = counted(model)
-    served = Service(counting, two)
+    served = Service(counting, two, hold=600.0)  # however slow this machine is
     jobs = [Job('first', image_file(), True), Job('bad', b'', True), Job('second', image_file(70), True)]
     served.waiting.extend(jobs)
     served.work()
@@ -170,11 +168,10 @@ def test_each_detector_looks_at_a_picture_of_its_own_at_the_same_time(model):
     assert [[face.picture for face in job.faces] for job in jobs] == [['0', '0'], ['1', '1']] and calls == [4]
 
 
-def test_requests_that_wait_are_classified_in_one_call(model, monkeypatch):
-    monkeypatch.setattr(service, 'HOLD', 600)
+def test_requests_that_wait_are_classified_in_one_call(model):
     counting, calls = counted(model)
     gate = Gate()
-    served = Service(counting, gate)
+    served = Service(counting, gate, hold=600.0)
     with serving(served) as port:
         with asking(port, image_file()) as first:
             assert gate.entered.wait(600)

@@ -108,8 +108,7 @@ def ends_workers(*bad: str):
     return start, ready, shards
 
 
-def test_what_ends_a_worker_is_found_by_halves(monkeypatch):
-    monkeypatch.setattr(module, 'WAITING', 2)
+def test_what_ends_a_worker_is_found_by_halves():
     parts, fates = [list('abcdefgh'), list('ijk'), ['l']], []
     start, ready, shards = ends_workers('c', 'k')
 
@@ -117,7 +116,7 @@ def test_what_ends_a_worker_is_found_by_halves(monkeypatch):
         fates.append((name, str(lost)))
         return Told(1, 0, 1)
 
-    told = list(spread(parts, start, ready, give_up))
+    told = list(spread(parts, start, ready, give_up, waiting=2))
     assert sorted(fates) == [('c', 'gone'), ('k', 'gone')]
     assert Told(*map(sum, zip(*told, strict=True))) == Told(12, 100, 2)
     # abcdefgh → abcd, efgh; abcd → ab, cd; cd → c, d. ijk → i, jk; jk → j, k.

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 import struct
@@ -218,27 +219,27 @@ def test_damaged_files_are_one_line(file, damage, message):
     assert '\n' not in str(error.value) and str(file) in str(error.value)
 
 
-def test_a_file_that_is_far_too_large_is_not_read(file, monkeypatch):
-    monkeypatch.setattr(module, 'MOST_BYTES', 1000)
-    with pytest.raises(InputError, match='larger than 1,000 bytes'):
+def test_a_file_that_is_far_too_large_is_not_read(file):
+    os.truncate(file, 2**30 + 1)  # which the disk keeps none of
+    with pytest.raises(InputError, match='larger than 1,073,741,824 bytes'):
         load_weights(file)
 
 
 # --- By name
 
 
-def test_weights_are_found_by_name_file_and_folder(file, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, 'FOLDER', tmp_path / 'weights')
+def test_weights_are_found_by_name_file_and_folder(file, tmp_path):
+    folder = tmp_path / 'weights'
     with pytest.raises(InputError, match='the package has none'):
-        find_weights('fer2013-1.9m')
-    (tmp_path / 'weights').mkdir()
+        find_weights('fer2013-1.9m', folder)
+    folder.mkdir()
     for name in ('fer2013-1.9m', 'other'):
-        shutil.copy(file, tmp_path / 'weights' / f'{name}.safetensors')
-    assert find_weights('fer2013-1.9m') == tmp_path / 'weights' / 'fer2013-1.9m.safetensors'
-    assert read_weights('other').name == 'other'
+        shutil.copy(file, folder / f'{name}.safetensors')
+    assert find_weights('fer2013-1.9m', folder) == folder / 'fer2013-1.9m.safetensors'
+    assert read_weights(str(find_weights('other', folder))).name == 'other'
     assert find_weights(str(file)) == file
     with pytest.raises(InputError, match='fer2013-2m: no run, .* the package has fer2013-1.9m, other'):
-        find_weights('fer2013-2m')
+        find_weights('fer2013-2m', folder)
     with pytest.raises(InputError, match='no run there'):
         find_weights(str(tmp_path))
 

@@ -17,29 +17,12 @@ def test_other_text_than_two_steps_in_order_is_refused(text):
 
 
 @pytest.mark.parametrize(
-    ('profile', 'expected'),
-    [
-        ('3:6', [0, 'start', 3, 'stop', 6, 9]),
-        ('4:5', [0, 'start', 3, 'stop', 6, 9]),
-        ('2:4', ['start', 0, 3, 'stop', 6, 9]),
-        ('7:99', [0, 3, 'start', 6, 9, 'stop']),
-        (None, [0, 3, 6, 9]),
-    ],
+    ('profile', 'ahead', 'expected'),
+    [('3:6', 3, [3]), ('4:5', 3, [3]), ('2:4', 3, [0, 3]), ('7:99', 3, [6, 9]), ('1:2', 1, [1]), (None, 3, [])],
 )
-def test_whole_calls_are_traced(monkeypatch, tmp_path, profile, expected):
-    """Calls of three steps, from step 0 on."""
-    seen = []
-    monkeypatch.setattr(jax.profiler, 'start_trace', lambda folder: seen.append('start'))
-    monkeypatch.setattr(jax.profiler, 'stop_trace', lambda: seen.append('stop'))
-    with tracing(profile, tmp_path) as trace:
-        for step in (0, 3, 6, 9):
-            trace(step, 3, ())
-            seen.append(step)
-            trace(step + 3, 0, ())
-    assert seen == expected
+def test_the_trace_holds_whole_calls_that_ran_in_these_steps(tmp_path, profile, ahead, expected):
+    """Four calls of so many steps, from step 0 on."""
 
-
-def test_the_trace_holds_what_ran_in_these_steps(tmp_path):
     def named(name):
         def function(x):
             return x * 2
@@ -47,15 +30,16 @@ def test_the_trace_holds_what_ran_in_these_steps(tmp_path):
         function.__name__ = name
         return jax.jit(function)
 
-    with tracing('1:2', tmp_path) as trace:
-        for step in range(4):
-            trace(step, 1, ())
+    steps = range(0, 4 * ahead, ahead)
+    with tracing(profile, tmp_path) as trace:
+        for step in steps:
+            trace(step, ahead, ())
             result = named(f'of_step_{step}')(jnp.ones(3))
-            trace(step + 1, 0, result)
-    (path,) = tmp_path.rglob('*.xplane.pb')
-    planes = jax.profiler.ProfileData.from_file(str(path)).planes
-    names = {event.name for plane in planes for line in plane.lines for event in line.events}
-    assert [step for step in range(4) if any(f'of_step_{step}' in name for name in names)] == [1]
+            trace(step + ahead, 0, result)
+    traces = [jax.profiler.ProfileData.from_file(str(path)) for path in tmp_path.rglob('*.xplane.pb')]
+    assert len(traces) == bool(expected)
+    names = {event.name for found in traces for plane in found.planes for line in plane.lines for event in line.events}
+    assert [step for step in steps if any(f'of_step_{step}' in name for name in names)] == expected
 
 
 def test_a_trace_ends_with_the_run(tmp_path):

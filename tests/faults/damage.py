@@ -17,7 +17,7 @@ from tests.faults.findings import Findings
 from tests.faults.runs import saved_steps, uninterrupted
 from tests.tiny import overrides, run
 
-FIELDS = {'evaluation__test': 'false'}
+FIELDS = {'epochs': '3', 'evaluation__test': 'false'}
 HARMS = ('flip', 'flip', 'truncate', 'zeros', 'delete', 'swap')
 
 

@@ -183,7 +183,7 @@ class Loop:
         Raises:
           Diverged: the network's outputs are not finite.
         """
-        validation, best = self.run.validation(self.step), self.history.best
+        validation = self.run.validation(self.step)
         with self.aside():
             try:
                 variables = evaluated_variables(read_state())
@@ -191,9 +191,10 @@ class Loop:
             except Diverged as error:
                 self.pending()  # where a loss told of it before, that one's step is named
                 raise Diverged(f'{error} after step {self.step}; {self.saver.what_stands()}') from None
-        improved = validation == self.run.validation(self.run.steps) and (best is None or summary['accuracy'] > best.accuracy)
+        found = Best(self.step, summary['accuracy'], summary['nll'])
+        improved = validation == self.run.validation(self.run.steps) and found.beats(self.history.best)
         if improved:
-            self.history.best = Best(self.step, summary['accuracy'])
+            self.history.best = found
         with self.saver.may_fail(self.history):
             self.writer.validation(self.step, {name: summary[name] for name in ('accuracy', 'macro_f1', 'nll', 'calibration_error')})
         return improved

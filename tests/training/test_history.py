@@ -21,8 +21,15 @@ def test_what_a_record_lacks_keeps_its_default():
 
 
 def test_a_record_gives_the_same_history_and_holds_nothing_of_it():
-    history = History(starts=1, best=Best(3, 0.5), pending={'loss': [[1.0]]}, init_from={'name': 'x'})
+    history = History(starts=1, best=Best(3, 0.5, 0.75), pending={'loss': [[1.0]]}, init_from={'name': 'x'})
     record = history.to_record()
     assert History.of_record(json.loads(json.dumps(record))) == history
     history.pending['loss'].append([2.0])
-    assert record['pending'] == {'loss': [[1.0]]} and record['best'] == {'step': 3, 'accuracy': 0.5}
+    assert record['pending'] == {'loss': [[1.0]]} and record['best'] == {'step': 3, 'accuracy': 0.5, 'nll': 0.75}
+
+
+def test_the_best_is_that_of_most_right_and_among_equals_the_likeliest():
+    best = Best(7, 0.99, 0.12)
+    assert best.beats(None) and Best(14, 1.0, 0.5).beats(best) and Best(14, 0.99, 0.11).beats(best)
+    assert not Best(14, 0.98, 0.01).beats(best) and not Best(14, 0.99, 0.12).beats(best)
+    assert not Best(14, 0.99, 0.01).beats(Best(7, 0.99)), 'where a record of an earlier revision has no likelihood, the first stays'

@@ -77,8 +77,8 @@ def test_a_run_leaves_all_its_files(finished: pathlib.Path) -> None:
 
 def test_the_best_checkpoint_is_the_best_validation_line(finished: pathlib.Path) -> None:
     lines = [json.loads(line) for line in (finished / 'metrics.jsonl').read_text().splitlines()]
-    scores = [(line['accuracy'], -line['step']) for line in lines if line['kind'] == 'validation']
-    best_accuracy, minus_step = max(scores)
+    scores = [(line['accuracy'], -line['nll'], -line['step']) for line in lines if line['kind'] == 'validation']
+    best_accuracy, _, minus_step = max(scores)
     result = json.loads((finished / 'result.json').read_text())
     assert result['best_step'] == -minus_step
     assert result['validation_centre']['accuracy'] == pytest.approx(best_accuracy)

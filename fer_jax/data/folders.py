@@ -13,7 +13,7 @@ import numpy as np
 
 from fer_jax.core.errors import InputError, printable, unknown
 from fer_jax.data.archive import Listing, Member, kind, members
-from fer_jax.data.images import HEAD, MAX_FILE, MEGAPIXELS, Box, begins_as_image, decode, face_in, is_image_name
+from fer_jax.data.images import HEAD, MAX_FILE, Box, begins_as_image, decode, face_in, is_image_name
 from fer_jax.data.schema import IMAGE_SIDE, Faces
 
 NAMED = 10  # files that a message names; of bad ones the manifest has them all
@@ -65,7 +65,7 @@ class Images:
     skipped: tuple[str, ...]
 
 
-def read_images(path: str | os.PathLike, files: Mapping[str, tuple[str, int]], skip_bad: bool, megapixels: int = MEGAPIXELS) -> Images:
+def read_images(path: str | os.PathLike, files: Mapping[str, tuple[str, int]], skip_bad: bool, megapixels: int) -> Images:
     """Those files of a folder or archive, sorted by name.
 
     Args:
@@ -245,8 +245,8 @@ def _check_levels(images: list[list[str]], where: str) -> str:
     return f'; {len(deep):,} images lie deeper, such as {printable("/".join(deep[0]))}'
 
 
-def check_classes(names: Collection[str], where: str) -> None:
-    """Returns if these can be the classes of a data set.
+def ordered_classes(names: Collection[str], where: str) -> tuple[str, ...]:
+    """The classes of a data set, in the order of their labels: sorted by name, or by value where all are numbers.
 
     Raises:
       InputError: there is only one, or two are the same but for capital letters, blanks, leading zeros or how an accent is encoded.
@@ -260,6 +260,8 @@ def check_classes(names: Collection[str], where: str) -> None:
         if word in known:
             raise InputError(f'{where}: classes of one name: {printable(known[word])} and {printable(name)}: write each in one way')
         known[word] = name
+    numbers = all(map(str.isdecimal, names))
+    return tuple(sorted(names, key=lambda name: (int(name) if numbers else 0, name)))
 
 
 def class_position(folder: str, classes: Sequence[str], synonyms: Mapping[str, str], path: str | os.PathLike) -> int:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
+from PIL import Image
 
 from fer_jax.core.errors import InputError, printable, unknown
 from fer_jax.data.archive import Listing, Member, kind, members
@@ -94,32 +95,29 @@ def read_faces(
     with contextlib.closing(members(path)) as entries:
         for member in entries:
             if own := boxes.get(member.name):
-                content = _content(member, alone)
-                try:
-                    if isinstance(content, InputError):
-                        raise content
-                    picture = decode(content, megapixels, None if any(own) else 2 * IMAGE_SIDE)
-                except InputError as error:
-                    found |= {(member.name, place): error for place in range(len(own))}
-                    continue
+                picture = _picture(member, alone, megapixels, None if any(own) else 2 * IMAGE_SIDE)
                 for place, box in enumerate(own):
                     try:
-                        found[member.name, place] = face_in(*picture, box)
+                        found[member.name, place] = picture if isinstance(picture, InputError) else face_in(*picture, box)
                     except InputError as error:
                         found[member.name, place] = error
     return found
 
 
-def _content(member: Member, alone: bool) -> bytes | InputError:
-    """A picture file's bytes; or, of one that lies `alone` in a folder, why they cannot be read. An archive's errors are raised."""
+def _picture(member: Member, alone: bool, megapixels: int, side: int | None) -> tuple[Image.Image, float] | InputError:
+    """As of images.decode, or why it cannot be read; errors of an archive, where a file does not lie `alone` in a folder, are raised."""
     try:
         with member.open() as stream:
-            return stream.read(MAX_FILE + 1)
+            content = stream.read(MAX_FILE + 1)
     except (InputError, OSError) as error:
         if not alone:
             raise
         why = str(error) if isinstance(error, InputError) else f'cannot be read ({error.strerror})'
         return InputError(why.removeprefix(f'{member.where}: '))
+    try:
+        return decode(content, megapixels, side)
+    except InputError as error:
+        return error
 
 
 def skipped_or_refused(path: str | os.PathLike, bad: Mapping[str, str], count: int, what: str, skip_bad: bool) -> tuple[str, ...]:
@@ -166,7 +164,8 @@ def read_layout(names: Listing, pictures: Collection[str], where: str) -> Layout
     depth = 2 if titles else 1
     images = {name: parts for name, parts in images.items() if len(parts) > depth}
     if not images:
-        found = f'{len(pictures):,} pictures in none: {shown(sorted(pictures))}' if pictures else _files(names.files)
+        found = f'no picture among {len(names.files):,} files: {shown(names.files)}' if names.files else 'no file'
+        found = f'{len(pictures):,} pictures in none: {shown(sorted(pictures))}' if pictures else found
         raise InputError(f'{where}: no image in a class folder: expected split/class/*.png or class/*.png, found {found}')
     deeper = _check_levels([parts[depth - 1 :] for parts in images.values()], where)
     split_of_folder = {title: split for split, title in titles.items()}
@@ -207,10 +206,6 @@ def _split_titles(tops: list[str], where: str) -> dict[str, str]:
     if 'train' not in found:
         raise InputError(f'{where}: no train folder beside {shown(tops)}')
     return {split: found[split] for split in SPLIT_WORDS if split in found}
-
-
-def _files(names: Sequence[str]) -> str:
-    return f'no picture among {len(names):,} files: {shown(names)}' if names else 'no file'
 
 
 def _check_levels(images: list[list[str]], where: str) -> str:

@@ -147,14 +147,12 @@ def _tables(path: str | os.PathLike, names: Listing, table: str | None) -> dict[
         if name not in names.files:
             raise InputError(f'data.table={table}: {path} holds no such file')
         return {name: None}
-    found, others = [], []
+    found, others = [], {}
     for name in names.files:
         if name.lower().endswith(TEXTS):
-            try:
+            with _noted(others, name):
                 _form(name, _header(path, name))
                 found.append(name)
-            except InputError as error:
-                others.append(str(error))
         elif _is_parquet(name):
             found.append(name)
     splits = {name: split_of(re.sub(r'-\d+-of-\d+$', '', pathlib.PurePosixPath(name).stem)) for name in found}
@@ -162,7 +160,8 @@ def _tables(path: str | os.PathLike, names: Listing, table: str | None) -> dict[
         raise InputError(f'{path}: holds several tables: {shown(found)}: name the one to read as --config.data.table=…')
     if not found:
         what = f'no table with a column for the picture and one for the label ({", ".join((*TEXTS, *PARQUET))})'
-        why = '; '.join(others[:NAMED]) or f'but {shown([name for name in names.files if not is_image_name(name)]) or "pictures alone"}'
+        rest = [name for name in names.files if not is_image_name(name)]
+        why = '; '.join([*others.values()][:NAMED]) or f'but {shown(rest) or "pictures alone"}'
         raise InputError(f'{path}: holds {what}: {why}')
     return splits
 

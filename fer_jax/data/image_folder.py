@@ -10,7 +10,7 @@ from fer_jax.data.schema import Source
 
 
 def read(path: str | os.PathLike, skip_bad: bool = False, megapixels: int = MEGAPIXELS) -> Source:
-    """The images in a folder or archive as 48×48 grey faces.
+    """The images in a folder or archive as 48×48 grey faces; classes are sorted by name, or by value if all are numbers.
 
     Split folders are train, validation (val, valid, dev) and test; those missing are drawn from train later.
 

@@ -1,4 +1,4 @@
-"""Every field of a run's configuration: its default, its meaning, and the values that it may have."""
+"""Every field of a run's configuration: its default, its meaning, and the values that it may have; and defaults of predictions."""
 
 from typing import Any
 

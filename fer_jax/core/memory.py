@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from fer_jax.core.errors import InputError
 
-PAGE = resource.getpagesize()
 CORES = os.cpu_count() or 1
 # What `ulimit` bounds, by its flag: addresses, also those at which nothing lies, and those that may be written to.
 LIMITS = {'-v': resource.RLIMIT_AS, '-d': resource.RLIMIT_DATA}

@@ -118,9 +118,15 @@ def give_up(how: str, processes: int | None, process: int | None, seconds: int) 
     """Ends the process, whose main thread waits in JAX for others that do not come."""
     who = 'this process' if process is None else f'process {process} of {processes}'
     where = 'the coordinator, process 0' if how == 'auto' else how
-    print(f'error: {who} waited {seconds} s for all the others at {where}; are all started, and can this host reach it?', file=sys.stderr)
+    end_at_once(f'error: {who} waited {seconds} s for all the others at {where}; are all started, and can this host reach it?', 1)
+
+
+def end_at_once(text: str, code: int) -> NoReturn:
+    """Ends the process from any thread, whatever the others wait for, with `text` on standard error and in the run's log."""
+    logging.getLogger('fer_jax.run').info(text)
+    print(text, file=sys.stderr)
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(code)
 
 
 def keep_stdout_to_python() -> None:
@@ -185,10 +191,7 @@ def ending_together() -> Iterator[None]:
         lost = isinstance(error, jax.errors.JaxRuntimeError) and not out_of_memory(error)
         what = 'another process is gone; the same command goes on from the last checkpoint' if lost else type(error).__name__
         text = f'error: {who}: {error}' if isinstance(error, InputError | NotSaved) else f'{who}: {what} ({first_line(error)})'
-        logging.getLogger('fer_jax.run').info(text)
-        print(text, file=sys.stderr)
-        sys.stderr.flush()
-        os._exit(75 if lost else 2 if isinstance(error, InputError) else 1)
+        end_at_once(text, 75 if lost else 2 if isinstance(error, InputError) else 1)
 
 
 @contextlib.contextmanager
@@ -253,14 +256,6 @@ def watch(reading: int, elsewhere: int, seen: list[int], seconds: float = STUCK_
                 os.write(elsewhere, bytes([number]))
         if number in (signal.SIGTERM, signal.SIGINT, None):
             if came > len(seen):
-                end_stuck()
+                what = 'stopped by a signal within a computation that did not end'
+                end_at_once(f'{what}; what was saved before stands, the same command goes on from there', 75)
             came += number is not None
-
-
-def end_stuck() -> NoReturn:
-    """Ends the process from another thread than the one that does not come back."""
-    text = 'stopped by a signal within a computation that did not end; what was saved before stands, the same command goes on from there'
-    logging.getLogger('fer_jax.run').info(text)
-    print(text, file=sys.stderr)
-    sys.stderr.flush()
-    os._exit(75)

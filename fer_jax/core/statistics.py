@@ -79,7 +79,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     order = np.argsort(p_values, kind='stable')
     raised = np.asarray(p_values, np.float64)[order] * np.arange(len(order), 0, -1)
     adjusted = np.empty(len(order))
-    adjusted[order] = np.minimum(np.maximum.accumulate(raised), 1.0) if len(order) else raised
+    adjusted[order] = np.minimum(np.maximum.accumulate(raised), 1.0)
     return adjusted.tolist()
 
 

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from fer_jax.core.errors import DataWarning
 
 SPELLED = {'→': '->', '…': '...', '–': '-', '×': 'x', '±': '+-'}  # where an encoding lacks them; anything else is escaped
+QUIET_SECONDS = 10.0  # between lines that say how far something is
 
 
 def spell(error: UnicodeError) -> tuple[str, int]:
@@ -99,13 +100,13 @@ def tell_warnings(command: str) -> None:
     warnings.formatwarning = tell
 
 
-def now_and_then(seconds: float = 10.0) -> Callable[[str], None]:
-    """A function that prints a line on standard error, if the last one, or the beginning, was so many seconds ago."""
+def now_and_then() -> Callable[[str], None]:
+    """A function that prints a line on standard error, if the last one, or the beginning, was QUIET_SECONDS ago."""
     last = time.monotonic()
 
     def tell(line: str) -> None:
         nonlocal last
-        if time.monotonic() >= last + seconds:
+        if time.monotonic() >= last + QUIET_SECONDS:
             last = time.monotonic()
             print(line, file=sys.stderr, flush=True)
 

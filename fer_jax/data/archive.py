@@ -56,7 +56,7 @@ class Member:
 
     name: str  # path inside the folder or archive, with '/'
     where: str  # how messages call it
-    open: Callable[[], io.BufferedIOBase] | None  # None of a folder; `members` gives only files
+    open: Callable[[], io.BufferedReader] | None  # None of a folder; `members` gives only files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _corrupt(where: str) -> Iterator[None]:
         raise InputError(f'{where}: cannot be unpacked ({error})') from None
 
 
-def _bounded(unpack: Callable[[], io.BufferedIOBase], where: str, budget: list[int]) -> io.BufferedIOBase:
+def _bounded(unpack: Callable[[], io.BufferedIOBase], where: str, budget: list[int]) -> io.BufferedReader:
     with _corrupt(where):
         return io.BufferedReader(_Bounded(unpack(), where, budget), 1 << 20)
 
@@ -121,14 +121,14 @@ def _budget(path: pathlib.Path) -> list[int]:
 
 
 @contextlib.contextmanager
-def _unpacked(path: pathlib.Path) -> Iterator[io.BufferedIOBase]:
+def _unpacked(path: pathlib.Path) -> Iterator[io.BufferedReader]:
     """A file's bytes, through gzip, xz or bzip2 where its first bytes (not its name) say so."""
-    with open(path, 'rb') as file:
+    with open(path, 'rb', buffering=1 << 20) as file:
         magic = file.read(6)
         file.seek(0)
         unpack = next((unpack for start, unpack in UNPACKERS if magic.startswith(start)), None)
         if unpack is None:
-            yield io.BufferedReader(file, 1 << 20)
+            yield file
         else:
             with _bounded(partial(unpack, file), str(path), _budget(path)) as stream:
                 yield stream
@@ -281,7 +281,7 @@ def _tar_entries(path: pathlib.Path) -> Iterator[Member]:
 
 
 @contextlib.contextmanager
-def open_csv(path: str | os.PathLike, fitting: Callable[[bytes], int]) -> Iterator[tuple[io.BufferedIOBase, str, tuple[str, ...]]]:
+def open_csv(path: str | os.PathLike, fitting: Callable[[bytes], int]) -> Iterator[tuple[io.BufferedReader, str, tuple[str, ...]]]:
     """(stream, name for messages, names of what lies beside it) of a CSV: `path` itself, plain or compressed, or one in that folder or
     archive: the only *.csv, or of several the one that fits best; where there is none, another text that fits.
 
@@ -317,12 +317,12 @@ def open_csv(path: str | os.PathLike, fitting: Callable[[bytes], int]) -> Iterat
 
 
 @contextlib.contextmanager
-def open_member(path: str | os.PathLike, name: str) -> Iterator[tuple[io.BufferedIOBase, str]]:
+def open_member(path: str | os.PathLike, name: str) -> Iterator[tuple[io.BufferedReader, str]]:
     """(stream, name for messages) of a file in a folder or archive, which it must be in; errors as of `members`."""
     with contextlib.closing(members(path)) as files:
         member = next(member for member in files if member.name == name)
         with member.open() as stream:
-            yield io.BufferedReader(stream) if not isinstance(stream, io.BufferedReader) else stream, member.where
+            yield stream, member.where
             # The end of an archive is where its checksum stands: a reader that stops early must not skip it.
             while stream.read(1 << 20):
                 pass

@@ -163,15 +163,12 @@ def _read_rows(path: str | os.PathLike) -> tuple[np.ndarray, Int64[np.ndarray, '
         header = [name.strip().lower() for name in names]
         if 'usage' not in header or not set(COLUMNS[: EMOTIONS - 1]) <= set(header):
             raise InputError(f'{where}, line 1: not FER+ votes: expected the columns Usage, {", ".join(COLUMNS[: EMOTIONS - 1])}, …')
-        places = {place: header.index(name) for place, name in enumerate(COLUMNS) if name in header}
+        places = {name: header.index(name) for name in COLUMNS if name in header}
         usage, usages, votes = header.index('usage'), [], []
         for number, row in table:
             values = [row[column].strip() for column in places.values()] if len(row) == len(header) else ['']
             if not all(value.isascii() and value.isdigit() and len(value) < 3 for value in values) or sum(map(int, values)) > VOTERS:
                 raise InputError(f'{where}, line {number}: expected {len(header)} fields, with at most {VOTERS} votes')
             usages.append(row[usage].strip())
-            counts = [0] * len(COLUMNS)
-            for place, value in zip(places, values, strict=True):
-                counts[place] = int(value)
-            votes.append(counts)
+            votes.append([int(row[places[name]]) if name in places else 0 for name in COLUMNS])
     return np.array(usages), np.array(votes, np.int64).reshape(-1, len(COLUMNS))

@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
+from PIL import Image
 
 from fer_jax.core.errors import InputError, printable, unknown
 from fer_jax.data.archive import Listing, Member, kind, members
-from fer_jax.data.images import HEAD, MAX_FILE, MEGAPIXELS, Box, begins_as_image, decode, face_in, is_image_name
+from fer_jax.data.images import HEAD, MAX_FILE, Box, begins_as_image, decode, face_in, is_image_name
 from fer_jax.data.schema import IMAGE_SIDE, Faces
 
 NAMED = 10  # files that a message names; of bad ones the manifest has them all
@@ -65,7 +66,7 @@ class Images:
     skipped: tuple[str, ...]
 
 
-def read_images(path: str | os.PathLike, files: Mapping[str, tuple[str, int]], skip_bad: bool, megapixels: int = MEGAPIXELS) -> Images:
+def read_images(path: str | os.PathLike, files: Mapping[str, tuple[str, int]], skip_bad: bool, megapixels: int) -> Images:
     """Those files of a folder or archive, sorted by name.
 
     Args:
@@ -94,32 +95,29 @@ def read_faces(
     with contextlib.closing(members(path)) as entries:
         for member in entries:
             if own := boxes.get(member.name):
-                content = _content(member, alone)
-                try:
-                    if isinstance(content, InputError):
-                        raise content
-                    picture = decode(content, megapixels, None if any(own) else 2 * IMAGE_SIDE)
-                except InputError as error:
-                    found |= {(member.name, place): error for place in range(len(own))}
-                    continue
+                picture = _picture(member, alone, megapixels, None if any(own) else 2 * IMAGE_SIDE)
                 for place, box in enumerate(own):
                     try:
-                        found[member.name, place] = face_in(*picture, box)
+                        found[member.name, place] = picture if isinstance(picture, InputError) else face_in(*picture, box)
                     except InputError as error:
                         found[member.name, place] = error
     return found
 
 
-def _content(member: Member, alone: bool) -> bytes | InputError:
-    """A picture file's bytes; or, of one that lies `alone` in a folder, why they cannot be read. An archive's errors are raised."""
+def _picture(member: Member, alone: bool, megapixels: int, side: int | None) -> tuple[Image.Image, float] | InputError:
+    """As of images.decode, or why it cannot be read; errors of an archive, where a file does not lie `alone` in a folder, are raised."""
     try:
         with member.open() as stream:
-            return stream.read(MAX_FILE + 1)
+            content = stream.read(MAX_FILE + 1)
     except (InputError, OSError) as error:
         if not alone:
             raise
         why = str(error) if isinstance(error, InputError) else f'cannot be read ({error.strerror})'
         return InputError(why.removeprefix(f'{member.where}: '))
+    try:
+        return decode(content, megapixels, side)
+    except InputError as error:
+        return error
 
 
 def skipped_or_refused(path: str | os.PathLike, bad: Mapping[str, str], count: int, what: str, skip_bad: bool) -> tuple[str, ...]:
@@ -166,7 +164,8 @@ def read_layout(names: Listing, pictures: Collection[str], where: str) -> Layout
     depth = 2 if titles else 1
     images = {name: parts for name, parts in images.items() if len(parts) > depth}
     if not images:
-        found = f'{len(pictures):,} pictures in none: {shown(sorted(pictures))}' if pictures else _files(names.files)
+        found = f'no picture among {len(names.files):,} files: {shown(names.files)}' if names.files else 'no file'
+        found = f'{len(pictures):,} pictures in none: {shown(sorted(pictures))}' if pictures else found
         raise InputError(f'{where}: no image in a class folder: expected split/class/*.png or class/*.png, found {found}')
     deeper = _check_levels([parts[depth - 1 :] for parts in images.values()], where)
     split_of_folder = {title: split for split, title in titles.items()}
@@ -209,10 +208,6 @@ def _split_titles(tops: list[str], where: str) -> dict[str, str]:
     return {split: found[split] for split in SPLIT_WORDS if split in found}
 
 
-def _files(names: Sequence[str]) -> str:
-    return f'no picture among {len(names):,} files: {shown(names)}' if names else 'no file'
-
-
 def _check_levels(images: list[list[str]], where: str) -> str:
     """What is to be said of images that lie below the first folders of these names, in others; '' where most lie right in the first.
 
@@ -245,8 +240,8 @@ def _check_levels(images: list[list[str]], where: str) -> str:
     return f'; {len(deep):,} images lie deeper, such as {printable("/".join(deep[0]))}'
 
 
-def check_classes(names: Collection[str], where: str) -> None:
-    """Returns if these can be the classes of a data set.
+def ordered_classes(names: Collection[str], where: str) -> tuple[str, ...]:
+    """The classes of a data set, in the order of their labels: sorted by name, or by value where all are numbers.
 
     Raises:
       InputError: there is only one, or two are the same but for capital letters, blanks, leading zeros or how an accent is encoded.
@@ -260,6 +255,8 @@ def check_classes(names: Collection[str], where: str) -> None:
         if word in known:
             raise InputError(f'{where}: classes of one name: {printable(known[word])} and {printable(name)}: write each in one way')
         known[word] = name
+    numbers = all(map(str.isdecimal, names))
+    return tuple(sorted(names, key=lambda name: (int(name) if numbers else 0, name)))
 
 
 def class_position(folder: str, classes: Sequence[str], synonyms: Mapping[str, str], path: str | os.PathLike) -> int:

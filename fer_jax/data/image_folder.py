@@ -4,7 +4,7 @@ import os
 
 from fer_jax.core.errors import InputError, printable
 from fer_jax.data.archive import listing
-from fer_jax.data.folders import check_classes, pictures_in, read_images, read_layout, shown
+from fer_jax.data.folders import ordered_classes, pictures_in, read_images, read_layout, shown
 from fer_jax.data.images import MEGAPIXELS
 from fer_jax.data.schema import Source
 
@@ -16,20 +16,18 @@ def read(path: str | os.PathLike, skip_bad: bool = False, megapixels: int = MEGA
 
     Raises:
       InputError: no image in a class folder, an empty class or split, a level of folders too many, splits of different classes, or
-        files that are no images; classes as of check_classes.
+        files that are no images; classes as of ordered_classes.
     """
     names = listing(path)
     layout = read_layout(names, pictures_in(path, names), str(path))
     folders = {folder for _, folder in layout.files.values()}
-    numeric = all(folder.isascii() and folder.isdigit() for folder in folders)
-    class_names = tuple(sorted(folders, key=lambda folder: (int(folder) if numeric else 0, folder)))
     trained = {folder for split, folder in layout.files.values() if split == 'train'}
     for split, title in layout.titles.items():
         own = {folder for each, folder in layout.files.values() if each == split}
         if own - trained and trained - own:
             which = f'{printable(title)} has {shown(sorted(own - trained))} and lacks {shown(sorted(trained - own))}'
             raise InputError(f'{path}: splits of different classes: {which}: give a class the same name in all')
-    check_classes(class_names, str(path))
+    class_names = ordered_classes(folders, str(path))
     position = {name: label for label, name in enumerate(class_names)}
     files = {name: (split, position[folder]) for name, (split, folder) in layout.files.items()}
     read = read_images(path, files, skip_bad, megapixels)

@@ -9,7 +9,7 @@ import pathlib
 import posixpath
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,19 +17,17 @@ import numpy as np
 from fer_jax.core.errors import InputError, printable
 from fer_jax.data import npz
 from fer_jax.data.archive import MOST_HEADER, TEXTS, Listing, kind, listing, open_member
-from fer_jax.data.folders import NAMED, check_classes, pictures_in, read_faces, shown, skipped_or_refused, split_of
+from fer_jax.data.folders import NAMED, ordered_classes, pictures_in, read_faces, shown, skipped_or_refused, split_of
 from fer_jax.data.images import MEGAPIXELS, Box, decode, face_in, is_image_name
 from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Faces, Source
-from fer_jax.data.table import first_row, rows
+from fer_jax.data.table import SPLIT_COLUMNS, first_row, parquet_rows, rows
 
 PARQUET = ('.parquet', '.parq', '.pq')
-BATCH = 256  # rows of parquet that are read at once
 DELIMITERS = ',;\t '  # a blank only where there is none of the others
 # What the columns may be called.
 PATHS = ('path', 'file', 'filename', 'file_name', 'filepath', 'file_path', 'image', 'image_path', 'image_name', 'img', 'img_path', 'pth',
          'subdirectory_filepath', 'picture', 'photo', 'name', 'img_bytes', 'image_bytes')  # fmt: skip
 LABELS = ('label', 'emotion', 'expression', 'class', 'category', 'target', 'labels', 'expression_label', 'emotion_label')
-SPLIT_COLUMNS = ('split', 'usage', 'set', 'partition', 'subset')
 SUBJECTS = ('subject', 'subject_id', 'person', 'person_id', 'identity', 'participant', 'actor')
 BOXES = (('left', 'top', 'width', 'height'), ('x', 'y', 'w', 'h'), ('x', 'y', 'width', 'height'),
          ('face_x', 'face_y', 'face_width', 'face_height'))  # fmt: skip
@@ -58,6 +56,7 @@ class Form:
     """What the columns of a table mean."""
 
     name: str
+    columns: int  # how many there are; the others are places among them
     path: int
     label: int
     split: int | None = None
@@ -89,9 +88,11 @@ def read(path: str | os.PathLike, table: str | None = None, skip_bad: bool = Fal
     bad, found, notes = {}, [], []
     for name, split in tables.items():
         form, own = _open_parquet(pathlib.Path(path) / ('' if parquet else name)) if _is_parquet(name) else _open_text(path, name)
-        notes.append(f'{printable(name)}: {form}')
-        for row in own(bad):
-            found.append(row._replace(split=row.split or split or 'train'))
+        notes.append(f'{printable(name)}: {form.name}')
+        for place, fields in own:
+            with _noted(bad, place):
+                row = _row(place, fields, form)
+                found.append(row._replace(split=row.split or split or 'train'))
     if not found:
         raise InputError(
             f'{path}: {", ".join(tables)}: no row that could be read' + (f': {": ".join(next(iter(bad.items())))}' if bad else '')
@@ -105,8 +106,7 @@ def read(path: str | os.PathLike, table: str | None = None, skip_bad: bool = Fal
     notes += [f'{len(left):,} pictures are in no row and left out: {shown(left)}'] * bool(left)
     if 'train' not in {found[number].split for number in kept}:
         raise InputError(f'{path}: no row of the training split could be read')
-    check_classes({found[number].label for number in kept}, str(path))
-    return _source([found[number] for number in kept], [faces[number] for number in kept], skipped, tuple(notes))
+    return _source(path, [found[number] for number in kept], [faces[number] for number in kept], skipped, tuple(notes))
 
 
 def located(path: str, table: str | None) -> dict[str, Any]:
@@ -118,12 +118,14 @@ def located(path: str, table: str | None) -> dict[str, Any]:
 
 def _lists_files(file: pathlib.Path) -> bool:
     """Whether what a file of parquet has for the pictures is text; InputError as of `read`."""
-    schema, form = _parquet(file)[1:]
+    schema, form = _parquet(file)
     return str(schema.types[form.path]) in ('string', 'large_string')
 
 
-def _source(found: Sequence[Row], faces: Sequence[np.ndarray], skipped: tuple[str, ...], notes: tuple[str, ...]) -> Source:
-    class_names = _classes({row.label for row in found})
+def _source(
+    path: str | os.PathLike, found: Sequence[Row], faces: Sequence[np.ndarray], skipped: tuple[str, ...], notes: tuple[str, ...]
+) -> Source:
+    class_names = ordered_classes({row.label for row in found}, str(path))
     position = {name: number for number, name in enumerate(class_names)}
     labels = np.array([position[row.label] for row in found], np.int32)
     subjects = np.array([row.subject for row in found], str)
@@ -132,11 +134,6 @@ def _source(found: Sequence[Row], faces: Sequence[np.ndarray], skipped: tuple[st
     splits = {split: whole.take(of == split) for split in SPLITS if split in of}
     titles = {split: split for split in splits} if len(splits) > 1 else {'train': 'all'}
     return Source('image_table', class_names, splits, titles, skipped, (), notes)
-
-
-def _classes(labels: set[str]) -> tuple[str, ...]:
-    numbers = all(label.isdecimal() for label in labels)
-    return tuple(sorted(labels, key=lambda label: (int(label) if numbers else 0, label)))
 
 
 def _is_parquet(name: str | os.PathLike) -> bool:
@@ -150,14 +147,12 @@ def _tables(path: str | os.PathLike, names: Listing, table: str | None) -> dict[
         if name not in names.files:
             raise InputError(f'data.table={table}: {path} holds no such file')
         return {name: None}
-    found, others = [], []
+    found, others = [], {}
     for name in names.files:
         if name.lower().endswith(TEXTS):
-            try:
+            with _noted(others, name):
                 _form(name, _header(path, name))
                 found.append(name)
-            except InputError as error:
-                others.append(str(error))
         elif _is_parquet(name):
             found.append(name)
     splits = {name: split_of(re.sub(r'-\d+-of-\d+$', '', pathlib.PurePosixPath(name).stem)) for name in found}
@@ -165,7 +160,8 @@ def _tables(path: str | os.PathLike, names: Listing, table: str | None) -> dict[
         raise InputError(f'{path}: holds several tables: {shown(found)}: name the one to read as --config.data.table=…')
     if not found:
         what = f'no table with a column for the picture and one for the label ({", ".join((*TEXTS, *PARQUET))})'
-        why = '; '.join(others[:NAMED]) or f'but {shown([name for name in names.files if not is_image_name(name)]) or "pictures alone"}'
+        rest = [name for name in names.files if not is_image_name(name)]
+        why = '; '.join([*others.values()][:NAMED]) or f'but {shown(rest) or "pictures alone"}'
         raise InputError(f'{path}: holds {what}: {why}')
     return splits
 
@@ -180,9 +176,9 @@ def _form(name: str, header: Sequence[str]) -> Form:
     if header and is_image_name(header[0]):  # no header
         if len(header) == 2:
             raf = name.lower().endswith('list_patition_label.txt')
-            return Form('RAF-DB, aligned where there are such files' if raf else 'path and label', 0, 1, codes=RAF_DB if raf else None)
+            return Form('RAF-DB, aligned where there are such files' if raf else 'path and label', 2, 0, 1, codes=RAF_DB if raf else None)
         if len(header) == 8 and name.lower().endswith('.lst'):
-            return Form('ExpW', 0, 7, box=(3, 2, 4, 5), corners=True, codes=EXPW)
+            return Form('ExpW', 8, 0, 7, box=(3, 2, 4, 5), corners=True, codes=EXPW)
         raise InputError(f'{name}, line 1: {len(header)} columns without a header: a first line with path, label, … would tell them')
 
     header = [re.sub(r'[\s-]+', '_', column) for column in header]
@@ -197,9 +193,8 @@ def _form(name: str, header: Sequence[str]) -> Form:
     if path is None or label is None:
         found = ascii(','.join(header)[:60])
         raise InputError(f'{name}, line 1: expected a header with a column for the picture (path) and one for the label, found {found}')
-    form = Form(
-        f'picture from {header[path]}, label from {header[label]}', path, label, one(SPLIT_COLUMNS, 'split'), one(SUBJECTS, 'subject')
-    )
+    told = f'picture from {header[path]}, label from {header[label]}'
+    form = Form(told, len(header), path, label, one(SPLIT_COLUMNS, 'split'), one(SUBJECTS, 'subject'))
     for sides, corners in [(each, False) for each in BOXES] + [(each, True) for each in CORNERS]:
         if not form.box and set(sides) <= set(header):
             form.box, form.corners = tuple(map(header.index, sides)), corners
@@ -216,69 +211,44 @@ def _form(name: str, header: Sequence[str]) -> Form:
     return form
 
 
-Rows = Callable[[dict[str, str]], Iterator[Row]]  # those of a table that can be read; the others go into the argument, place → why
+Rows = Iterator[tuple[str, list[Any]]]  # of a table: the place of each, for messages, and its fields
 
 
-def _open_text(path: str | os.PathLike, name: str) -> tuple[str, Rows]:
+def _open_text(path: str | os.PathLike, name: str) -> tuple[Form, Rows]:
     header = _header(path, name)
-    form = _form(name, header)
 
-    def read_rows(bad: dict[str, str]) -> Iterator[Row]:
+    def read_rows() -> Rows:
         with open_member(path, name) as (stream, _):
             for number, fields in itertools.islice(rows(stream, name, DELIMITERS), not is_image_name(header[0]), None):
-                place = f'{name}, line {number}'
-                if len(fields) != len(header):
-                    bad[place] = f'has {len(fields)} fields, the first line {len(header)}'
-                    continue
-                with _noted(bad, place):
-                    yield _row(place, [field.strip() for field in fields], form)
+                yield f'{name}, line {number}', [field.strip() for field in fields]
 
-    return form.name, read_rows
+    return _form(name, header), read_rows()
 
 
-def _parquet(file: pathlib.Path) -> tuple[Any, Any, Form]:
-    """A file of parquet, its schema, and what its columns mean; InputError where it is none."""
+def _parquet(file: pathlib.Path) -> tuple[Any, Form]:
+    """The schema of a file of parquet, and what its columns mean; InputError where it is none."""
     import pyarrow
     import pyarrow.parquet  # slow to import
 
     if not file.is_file():
         raise InputError(f'{file}: parquet is read where it is a file: unpack it')
     try:
-        table = pyarrow.parquet.ParquetFile(file)
-        schema = table.schema_arrow
+        schema = pyarrow.parquet.ParquetFile(file).schema_arrow
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise InputError(f'{file}: damaged, or no parquet: {error}') from None
-    return table, schema, _form(file.name, [column.lower() for column in schema.names])
+    return schema, _form(file.name, [column.lower() for column in schema.names])
 
 
-def _open_parquet(file: pathlib.Path) -> tuple[str, Rows]:
-    import pyarrow  # slow to import
-
-    table, schema, form = _parquet(file)
+def _open_parquet(file: pathlib.Path) -> tuple[Form, Rows]:
+    schema, form = _parquet(file)
     told: Any = None
     with contextlib.suppress(ValueError):
         told = json.loads((schema.metadata or {}).get(b'huggingface', b'{}'))
     for key in ('info', 'features', schema.names[form.label], 'names'):
         told = told.get(key) if isinstance(told, dict) else None
     form.codes = dict(enumerate(told)) if isinstance(told, list) and all(isinstance(each, str) for each in told) else form.codes
-
-    def read_rows(bad: dict[str, str]) -> Iterator[Row]:
-        number = 0
-        try:
-            for batch in table.iter_batches(batch_size=BATCH):
-                for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                    fields, number = list(values), number + 1
-                    inside = fields[form.path]
-                    if isinstance(inside, dict):  # as Hugging Face writes pictures
-                        fields[form.path] = inside.get('bytes') or inside.get('path')
-                    fields = ['' if field is None else field for field in fields]
-                    place = f'{file.name}, row {number}'
-                    with _noted(bad, place):
-                        yield _row(place, fields, form)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise InputError(f'{file}: damaged after row {number}: {error}') from None
-
-    return form.name, read_rows
+    below = itertools.islice(parquet_rows(file, str(file)), 1, None)
+    return form, ((f'{file.name}, row {number}', fields) for number, fields in below)
 
 
 @contextlib.contextmanager
@@ -291,7 +261,11 @@ def _noted(bad: dict[str, str], place: str) -> Iterator[None]:
 
 def _row(place: str, fields: Sequence[Any], form: Form) -> Row:
     """The face that a row is about; InputError says what is wrong with it."""
+    if len(fields) != form.columns:
+        raise InputError(f'has {len(fields)} fields, the first line {form.columns}')
     picture, label = fields[form.path], _word(fields[form.label])
+    if isinstance(picture, dict):  # as Hugging Face writes them
+        picture = picture.get('bytes') or picture.get('path') or ''
     if not isinstance(picture, bytes):
         picture = _word(picture)
     if not picture or not label:

@@ -1,13 +1,11 @@
 """Picture files of any kind as 8 bits of grey or RGB: what is a picture, and the one way from its pixels to a grey face."""
 
-import contextlib
 import importlib
 import io
 import math
 import re
 import threading
 import warnings
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -147,8 +145,7 @@ def decode(content: bytes, megapixels: int = MEGAPIXELS, side: int | None = None
         raise InputError(f'damaged image ({error})') from None
 
 
-@contextlib.contextmanager
-def _opened(content: bytes) -> Iterator[Image.Image]:
+def _opened(content: bytes) -> Image.Image:
     """The picture with none of its pixels decoded yet, of whatever size."""
     formats = FORMATS
     if _is_heic(content):
@@ -159,11 +156,9 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
         formats = ('HEIF',)
     kept, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # `decode` has a limit of its own
     try:
-        image = Image.open(io.BytesIO(content), formats=formats)
+        return Image.open(io.BytesIO(content), formats=formats)
     finally:
         Image.MAX_IMAGE_PIXELS = kept
-    with image:
-        yield image
 
 
 def _tiff_tag(image: Image.Image, tag: int) -> Any:

@@ -23,6 +23,7 @@ FIELDS = {
     'near_duplicates': (dict, type(None)), 'notes': list,
     'source': dict, 'skipped': list, 'warnings': list, 'prepared_at': str,
 }  # fmt: skip
+PAIRS = [(later, earlier) for i, later in enumerate(SPLITS) for earlier in SPLITS[:i]]  # between which duplicates are counted
 PACKAGES = ('numpy', 'pillow', 'tensorflow-datasets', 'array-record')
 
 
@@ -69,22 +70,15 @@ def read_manifest(path: pathlib.Path) -> dict:
     if manifest['format'] != FORMAT:
         return manifest
     check_fields(manifest, FIELDS, path)
-    check_fields(manifest['request'], {'dataset': str}, path, 'request.')
-    check_fields(manifest['source'], {'sha256': str}, path, 'source.')
-    check_fields(manifest['splits'], dict.fromkeys(SPLITS, dict), path, 'splits.')
+    check_fields(manifest, {'request': {'dataset': str}, 'source': {'sha256': str}, 'splits': dict.fromkeys(SPLITS, dict)}, path)
     for field in ('class_names', 'skipped', 'warnings', 'notes'):
         if not all(isinstance(each, str) for each in manifest[field]):
             raise InputError(f'{path}: field {field} is not a list of texts')
-    for split in SPLITS:
-        place = f'splits.{split}.'
-        check_fields(manifest['splits'][split], {'title': str, 'count': int, 'classes': dict, 'subjects': (int, type(None))}, path, place)
-        check_fields(manifest['splits'][split]['classes'], dict.fromkeys(manifest['class_names'], int), path, f'{place}classes.')
-    numbers = {'surplus': int, 'groups': int, 'groups_with_conflicting_labels': int, 'across': dict}
-    check_fields(manifest['duplicates'], numbers, path, 'duplicates.')
-    pairs = [f'{later} in {earlier}' for i, later in enumerate(SPLITS) for earlier in SPLITS[:i]]
-    check_fields(manifest['duplicates']['across'], dict.fromkeys(pairs, int), path, 'duplicates.across.')
-    if manifest['near_duplicates'] is not None:
-        check_fields(manifest['near_duplicates'], dict.fromkeys(SPLITS, int), path, 'near_duplicates.')
+    split = {'title': str, 'count': int, 'classes': dict.fromkeys(manifest['class_names'], int), 'subjects': (int, type(None))}
+    across = dict.fromkeys((f'{later} in {earlier}' for later, earlier in PAIRS), int)
+    numbers = {'surplus': int, 'groups': int, 'groups_with_conflicting_labels': int, 'across': across}
+    near = {'near_duplicates': dict.fromkeys(SPLITS, int)} if manifest['near_duplicates'] is not None else {}
+    check_fields(manifest, {'splits': dict.fromkeys(SPLITS, split), 'duplicates': numbers, **near}, path)
     if manifest['key'] != path.parent.name:
         raise InputError(f'{path}: field key is {manifest["key"]!r}, but its folder is another: delete the folder and prepare again')
     return manifest
@@ -121,12 +115,11 @@ def _duplicates(splits: Mapping[str, Faces]) -> dict:
     _, sizes = np.unique(all_numbers, return_counts=True)
     kinds = np.unique(np.stack([all_numbers, all_labels]), axis=1)[0]  # one entry for each label that an image carries
     _, labels_of = np.unique(kinds, return_counts=True)
-    pairs = [(later, earlier) for i, later in enumerate(SPLITS) for earlier in SPLITS[:i]]
     return {
         'surplus': int(sizes.sum() - len(sizes)),
         'groups': int((sizes > 1).sum()),
         'within': {split: len(number[split]) - len(np.unique(number[split])) for split in SPLITS},
-        'across': {f'{later} in {earlier}': int(np.isin(number[later], number[earlier]).sum()) for later, earlier in pairs},
+        'across': {f'{later} in {earlier}': int(np.isin(number[later], number[earlier]).sum()) for later, earlier in PAIRS},
         'groups_with_conflicting_labels': int((labels_of > 1).sum()),
     }
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from fer_jax.core.errors import InputError
 from fer_jax.data.archive import kind, listing, members
-from fer_jax.data.folders import check_classes, shown, split_of
+from fer_jax.data.folders import ordered_classes, shown, split_of
 from fer_jax.data.images import plain, scale_of, square_face
 from fer_jax.data.schema import IMAGE_SIDE, SPLITS, Faces, Source
 
@@ -43,9 +43,7 @@ def read(path: str | os.PathLike) -> Source:
         raise InputError(f'{path}: expected arrays called images and labels, or x_train, y_train, x_test, …; found {found}')
     words = next((arrays[name].tolist() for name in CLASSES if name in arrays), None)
     texts = {split: _texts(array, words, f'{path}: labels of {split}') for split, array in labels.items()}
-    known = {text for each in texts.values() for text in each}
-    class_names = tuple(sorted(known, key=lambda text: (int(text) if all(map(str.isdecimal, known)) else 0, text)))
-    check_classes(class_names, str(path))
+    class_names = ordered_classes({text for each in texts.values() for text in each}, str(path))
     position = {name: number for number, name in enumerate(class_names)}
     splits = {}
     for split in (split for split in SPLITS if split in images):

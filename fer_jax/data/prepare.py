@@ -8,8 +8,8 @@ import io
 import json
 import os
 import pathlib
-import secrets
 import shutil
+import tempfile
 import time
 import warnings
 
@@ -104,9 +104,7 @@ def _write(data: ConfigDict, request: dict, signature: dict, key: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             if time.time() - leftover.stat().st_mtime > STALE:
                 shutil.rmtree(leftover, ignore_errors=True)
-    temporary = root / f'.preparing-{key}-{secrets.token_hex(4)}'
-    temporary.mkdir()
-    try:
+    with tempfile.TemporaryDirectory(prefix=f'.preparing-{key}-', dir=root, ignore_cleanup_errors=True) as temporary:
         source = read_source(data)
         sha256 = signature['code'] if request['path'] is None else _source_sha256(pathlib.Path(request['path']))
         if _signature(request) != signature:
@@ -116,7 +114,7 @@ def _write(data: ConfigDict, request: dict, signature: dict, key: str) -> None:
             found = f'{source.name} needs {need / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free'
             raise InputError(f'{root}: disk full: {found}: make room or set data.prepared to another disk')
         try:
-            folder = _write_shards(source, temporary)
+            folder = _write_shards(source, pathlib.Path(temporary))
         except RuntimeError as error:  # of the shards' writer, which is C++, with the system's words in it
             code = errno.ENOSPC if os.strerror(errno.ENOSPC) in str(error) else errno.EIO
             raise OSError(code, ' '.join(str(error).split()), str(root)) from None
@@ -133,8 +131,6 @@ def _write(data: ConfigDict, request: dict, signature: dict, key: str) -> None:
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise  # otherwise another process prepared the same meanwhile, and its copy is as good
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _source_sha256(path: pathlib.Path) -> str:

@@ -5,9 +5,10 @@ import csv
 import io
 import itertools
 import os
+import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from fer_jax.data.schema import IMAGE_SIDE, Faces
 USAGES = {'Training': 'train', 'PublicTest': 'validation', 'PrivateTest': 'test'}
 # What the columns may be called.
 LABELS = ('emotion', 'label', 'expression', 'class')
-SPLITS = ('usage', 'split', 'set', 'partition', 'subset')
+SPLIT_COLUMNS = ('usage', 'split', 'set', 'partition', 'subset')
 PIXELS = IMAGE_SIDE**2
 # What a pixel may be written as: an int() for each of FER2013's 83 million would take three times as long.
 VALUES = {f'{value:0{digits}}': value for value in range(256) for digits in (1, 2, 3)}
@@ -38,6 +39,7 @@ OTHER_FORMS = {
     b'<html': 'a web page, as servers send it where one has to sign in',
 }
 PARQUET = b'PAR1'
+BATCH = 256  # rows of parquet that are read at once
 MAX_LINE = 1 << 20  # bytes; a row of FER2013 has at most 9,240
 BRACKETS = str.maketrans('[],', '   ')
 UTF_16 = (b'\xff\xfe', b'\xfe\xff')
@@ -50,15 +52,6 @@ class Table(NamedTuple):
     words: dict[str, str]  # split → what the CSV calls it; empty where it names none
     skipped: tuple[str, ...]  # rows that are wrong, 'place: why'
     notes: tuple[str, ...]  # what was understood, where it is not FER2013's own form
-
-
-class Columns(NamedTuple):
-    """Where in a row the fields stand."""
-
-    count: int
-    label: int
-    pixels: int
-    usage: int | None
 
 
 def read_table(path: str | os.PathLike, class_names: Sequence[str], synonyms: Mapping[str, str], skip_bad: bool = False) -> Table:
@@ -74,18 +67,18 @@ def read_table(path: str | os.PathLike, class_names: Sequence[str], synonyms: Ma
     words: dict[str, str] = {}
     with open_csv(path, _fitting) as (stream, where, others):
         table = rows(stream, where)
-        header, columns = _header(table, where)
+        header, label_column, pixel_column, usage_column = _header(table, where)
         for position, (number, fields) in enumerate(table):
             place = f'{where}, line {number}'
             try:
-                if len(fields) != columns.count:
-                    raise InputError(f'{place}: has {len(fields)} fields, the header {columns.count}: cut off or not a row')
-                label = position_of(fields[columns.label].strip(), class_names, synonyms, place)
-                usage = 'train' if columns.usage is None else fields[columns.usage].strip()
+                if len(fields) != len(header):
+                    raise InputError(f'{place}: has {len(fields)} fields, the header {len(header)}: cut off or not a row')
+                label = position_of(fields[label_column].strip(), class_names, synonyms, place)
+                usage = 'train' if usage_column is None else fields[usage_column].strip()
                 split = split_of(usage)
                 if split is None:
                     raise InputError(f'{place}: {unknown("Usage", usage[:40], USAGES)}')
-                images += _pixels(fields[columns.pixels], place)
+                images += _pixels(fields[pixel_column], place)
             except InputError as error:
                 if not skip_bad:
                     raise
@@ -100,14 +93,14 @@ def read_table(path: str | os.PathLike, class_names: Sequence[str], synonyms: Ma
     pixels = np.frombuffer(images, np.uint8).reshape(-1, IMAGE_SIDE, IMAGE_SIDE)
     whole = Faces(pixels, np.array(labels, np.int32), rows=np.array(numbers, np.int64))
     notes = (f'read from {where}; left alone: {shown(others)}',) if others else ()
-    if columns.usage is None:
+    if usage_column is None:
         return Table({'train': whole}, {}, tuple(skipped), notes)
     for usage, split in USAGES.items():
         if split not in words and (split == 'train' or set(words.values()) & USAGES.keys()):
             raise InputError(f'{path}: empty split: no row has the Usage {usage}')
     if any(USAGES.get(word) != split for split, word in words.items()):
         told = ', '.join(f'{word} is {split}' for split, word in words.items())
-        notes = (f'{where}: labels from column {header[columns.label]}, splits from {header[columns.usage]}: {told}', *notes)
+        notes = (f'{where}: labels from column {header[label_column]}, splits from {header[usage_column]}: {told}', *notes)
     found = {split: whole.take(np.array(splits) == split) for split in USAGES.values() if split in words}
     return Table(found, words, tuple(skipped), notes)
 
@@ -134,7 +127,7 @@ def rows(stream: io.BufferedReader, where: str, delimiters: str = ',;\t') -> Ite
       InputError: a line is longer than any row is, or cannot be told into fields; or it is another kind of file.
     """
     if stream.peek(len(PARQUET))[: len(PARQUET)] == PARQUET and stream.seekable():
-        yield from _parquet_rows(stream, where)
+        yield from ((number, list(map(str, values))) for number, values in parquet_rows(stream, where))
         return
     lines = _lines(stream, where)
     first, above = next(lines, ''), 0
@@ -158,17 +151,18 @@ def rows(stream: io.BufferedReader, where: str, delimiters: str = ',;\t') -> Ite
         raise InputError(f'{where}, line {table.line_num + above}: not a CSV: {error}') from None
 
 
-def _parquet_rows(stream: io.BufferedReader, where: str) -> Iterator[tuple[int, list[str]]]:
+def parquet_rows(source: io.BufferedReader | pathlib.Path, where: str) -> Iterator[tuple[int, list[Any]]]:
+    """(0, the columns' names), then (number, values) of each row from 1 on, '' for none; InputError where it is damaged."""
     import pyarrow.parquet  # slow to import
 
     number = 0
     try:
-        table = pyarrow.parquet.ParquetFile(stream)
+        table = pyarrow.parquet.ParquetFile(source)
         yield 0, table.schema_arrow.names
-        for batch in table.iter_batches(batch_size=1024):
+        for batch in table.iter_batches(batch_size=BATCH):
             for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                 number += 1
-                yield number, ['' if value is None else str(value) for value in values]
+                yield number, ['' if value is None else value for value in values]
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise InputError(f'{where}: damaged after row {number}: {error}') from None
 
@@ -217,23 +211,24 @@ def _fitting(head: bytes) -> int:
         names = first_row(head, '')
     except InputError:
         return 0
-    has = [any(each in names for each in group) for group in (LABELS, ('pixels',), SPLITS)]
+    has = [any(each in names for each in group) for group in (LABELS, ('pixels',), SPLIT_COLUMNS)]
     return sum(has) if has[0] and has[1] else 0
 
 
-def _header(table: Iterator[tuple[int, list[str]]], where: str) -> tuple[list[str], Columns]:
+def _header(table: Iterator[tuple[int, list[str]]], where: str) -> tuple[list[str], int, int, int | None]:
+    """(the columns' names, and which of them are the label, the pixels and the Usage)."""
     _, names = next(table, (1, None))
     if names is None:
         raise InputError(f'{where}: is empty')
     columns = [name.strip().lower() for name in names]
-    labels, usages = ([name for name in columns if name in group] for group in (LABELS, SPLITS))
+    labels, usages = ([name for name in columns if name in group] for group in (LABELS, SPLIT_COLUMNS))
     if 'pixels' in columns and not labels:
         raise InputError(f"{where}: has no labels (no 'emotion' column): Kaggle's test.csv is of no use here; give fer2013.csv")
     if len(labels) != 1 or columns.count('pixels') != 1 or len(usages) > 1:
         found = ascii(','.join(names)[:60])
         raise InputError(f'{where}, line 1: expected a header of emotion, pixels and (if known) Usage, found {found}')
     usage = columns.index(usages[0]) if usages else None
-    return names, Columns(len(columns), columns.index(labels[0]), columns.index('pixels'), usage)
+    return names, columns.index(labels[0]), columns.index('pixels'), usage
 
 
 def _pixels(text: str, where: str) -> bytes:

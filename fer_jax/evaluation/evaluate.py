@@ -143,7 +143,6 @@ def write_evaluation(folder: pathlib.Path, evaluation: Evaluation, faces: Faces,
       ValueError: `record` has a field of the summary's.
       OSError: the disk is full or the folder cannot be written; each file is whole or not there.
     """
-    folder = pathlib.Path(folder)
     shared = record.keys() & evaluation.summary.keys()
     if shared:
         raise ValueError(f'the record may not overwrite the summary: {", ".join(sorted(shared))}')

@@ -41,11 +41,6 @@ class BlockOptions:
     dtype: DTypeLike  # of the arithmetic of all layers
 
 
-def scaled(init: Callable[..., Array], factor: float) -> Callable[..., Array]:
-    """`init`, its draws times `factor`."""
-    return lambda *arguments: factor * init(*arguments)
-
-
 def widen(x: Images, features: int, stride: int) -> Float[Array, 'batch out_height out_width features']:
     """The identity without parameters from a block's input to its output: averaged over `stride`, new channels zero.
 
@@ -93,7 +88,7 @@ class CSPBlock(nn.Module):
         if options.fusion == 'attention':
             y = ChannelAttention(dtype=options.dtype, name='fusion')(y)
         else:
-            y = convolution(self.features, 1, kernel_init=scaled(KERNEL_INIT, options.fusion_scale), name='fusion')(y)
+            y = convolution(self.features, 1, kernel_init=lambda *draw: options.fusion_scale * KERNEL_INIT(*draw), name='fusion')(y)
         y = y if keep is None else y * keep.astype(y.dtype)
         return y + widen(x, self.features, self.stride) if options.shortcut else y
 

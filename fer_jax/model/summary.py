@@ -29,7 +29,7 @@ OPERATORS = {
 class Row:
     """One row of Table 1, or one layer of a baseline."""
 
-    shape: tuple[int, int, int]  # channels, height, width: of its input, of a baseline's layer of the output
+    shape: tuple[int, int, int]  # channels, height, width: of its input in Table 1, of its output in a list of layers
     operator: str
     parameters: int
     multiply_adds: int  # a forward pass of one image
@@ -47,18 +47,27 @@ def network_of(config: ConfigDict) -> FERNet | Baseline:
 
 def table_rows(network: FERNet) -> list[Row]:
     """The rows of Table 1, from the network's own parameters and output shapes; nothing is computed."""
-    variables = variable_shapes(network)
-    parameters, outputs = variables['params'], module_outputs(network, variables)
     rows, shape = [], (1, CROP_SIDE, CROP_SIDE)
+    for layer in layer_rows(network):
+        name = layer.operator
+        operator = 'CSP_BLOCK' if re.fullmatch(r'block\d+', name) else OPERATORS.get(name, name.rpartition('_')[2].upper())
+        rows.append(dataclasses.replace(layer, shape=shape, operator=operator))
+        shape = layer.shape
+    rows.append(Row(shape, 'AdaptiveAvgPool2d', 0, 0))
+    return [*rows, Row((network.classes, 1, 1), 'softmax', 0, 0)]
+
+
+def layer_rows(network: FERNet | Baseline) -> list[Row]:
+    """A row for each module that the network itself calls, by its name, with the batch norm behind it and the shape of the output."""
+    variables = variable_shapes(network)
+    parameters, outputs, rows = variables['params'], module_outputs(network, variables), []
     for name in (name for name in outputs if not name.endswith('_bn') and name != '__call__'):
         own = [parameters.get(part, {}) for part in (name, f'{name}_bn')]  # an attention may have none
         count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(own))
-        operator = 'CSP_BLOCK' if re.fullmatch(r'block\d+', name) else OPERATORS.get(name, name.rpartition('_')[2].upper())
-        rows.append(Row(shape, operator, count, multiply_adds(own[0], outputs[name])))
-        _, height, width, channels = outputs[name]['__call__'][0].shape
-        shape = (channels, height, width)
-    rows.append(Row(shape, 'AdaptiveAvgPool2d', 0, 0))
-    return [*rows, Row((network.classes, 1, 1), 'softmax', 0, 0)]
+        below = outputs[name] | outputs.get(f'{name}_bn', {})  # the norm's, for a part of what the convolution puts out may be cut off
+        _, height, width, channels = below['__call__'][0].shape
+        rows.append(Row((channels, height, width), name, count, multiply_adds(own[0], below)))
+    return rows
 
 
 def module_outputs(network: nn.Module, variables: Any) -> dict[str, Any]:
@@ -112,19 +121,6 @@ def activation_bytes(network: FERNet) -> int:
 
     forward = jax.make_jaxpr(lambda variables, x: network.apply(variables, x, train=False))(variables, INPUT)
     return 2 * 4 * (layers(module_outputs(network, variables)) + relus(forward.jaxpr))
-
-
-def layer_rows(network: Baseline) -> list[Row]:
-    """A row a convolution, each with the batch norm behind it."""
-    variables = variable_shapes(network)
-    parameters, outputs, rows = variables['params'], module_outputs(network, variables), []
-    for name in (name for name in outputs if name in parameters and not name.endswith('_bn')):
-        norm = f'{name}_bn' if f'{name}_bn' in parameters else name
-        output = outputs[norm]['__call__'][0]  # behind the norm, for a part of what the convolution puts out may be cut off
-        count = sum(math.prod(leaf.shape) for part in {name, norm} for leaf in jax.tree.leaves(parameters[part]))
-        _, height, width, channels = output.shape
-        rows.append(Row((channels, height, width), name, count, multiply_adds(parameters[name], {'__call__': [output]})))
-    return rows
 
 
 def summary(config: ConfigDict) -> str:

@@ -90,10 +90,7 @@ def find_faces(weights: Weights, overrides: dict[str, str]) -> tuple[Faces, str]
     if not overrides and not all(each is None or pathlib.Path(each).exists() for each in (config.data.path, config.data.votes)):
         return draw(CHECKED, 0)[0], f'{CHECKED} drawn faces (ToyFaces; --config.data.path=… takes photographs)'
     dataset = load(config.data)
-    if dataset.class_names != weights.class_names:
-        raise InputError(
-            f'{weights.name} tells {", ".join(weights.class_names)} apart; {dataset.name} has {", ".join(dataset.class_names)}'
-        )
+    weights.check_classes(dataset)
     faces = dataset.splits['validation']
     index = np.linspace(0, len(faces) - 1, min(CHECKED, len(faces))).astype(int)
     return np.asarray(faces.take(index).images), f'{len(index)} faces of {dataset.name} {dataset.split_titles["validation"]}'

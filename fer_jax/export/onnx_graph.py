@@ -28,8 +28,7 @@ class Writer:
     def __init__(self, names: dict[int, str]) -> None:
         self.names = names
         self.nodes: list[onnx.NodeProto] = []
-        self.constants: dict[str, onnx.TensorProto] = {}
-        self.known: dict[tuple, str] = {}  # what a constant holds → its name
+        self.constants: dict[tuple, onnx.TensorProto] = {}  # by what each holds
 
     def name(self, number: int) -> str:
         """The name of what a node gives."""
@@ -38,10 +37,9 @@ class Writer:
     def constant(self, array: np.ndarray, name: str) -> str:
         """The name of an array, which is written once."""
         key = (array.dtype.name, array.shape, array.tobytes())
-        if key not in self.known:
-            self.known[key] = name
-            self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
-        return self.known[key]
+        if key not in self.constants:
+            self.constants[key] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+        return self.constants[key].name
 
     def emit(self, kind: str, inputs: Sequence[str], output: str, **attributes: object) -> str:
         """Writes a node; returns the name of what it gives."""

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from fer_jax.data.images import Box
 from fer_jax.inference.face import Face
-from fer_jax.inference.faces import Photo, opencv
+from fer_jax.inference.faces import Photo, opencv, shared
 
 # By the class's position; the last for those beyond. Light enough for black text, and apart for those who see few colours.
 COLOURS = ('#f26b5b', '#9acd5a', '#b58ce8', '#ffc845', '#62a8f0', '#f49ac1', '#c8c8c8', '#57d0c0', '#e0a070', '#ffffff')
@@ -83,8 +83,12 @@ def line_height(side: int, picture: int) -> int:
 
 def colour_of(face: Face) -> str:
     """That of the most probable class."""
-    best = max(face.probabilities, key=face.probabilities.get)
-    return COLOURS[min(list(face.probabilities).index(best), len(COLOURS) - 1)]
+    return colour(int(np.argmax([*face.probabilities.values()])))
+
+
+def colour(place: int) -> str:
+    """That of the class at this place."""
+    return COLOURS[min(place, len(COLOURS) - 1)]
 
 
 def label_text(face: Face) -> str:
@@ -123,12 +127,7 @@ def place(box: Box, width: int, height: int, size: tuple[int, int], taken: Seque
 
 def covered(box: Box, others: Sequence[Box]) -> int:
     """The pixels of others that a box lies over."""
-    total = 0
-    for other in others:
-        width = min(box.left + box.width, other.left + other.width) - max(box.left, other.left)
-        height = min(box.top + box.height, other.top + other.height) - max(box.top, other.top)
-        total += max(0, width) * max(0, height)
-    return total
+    return sum(shared(box, other) for other in others)
 
 
 def draw_label(draw: ImageDraw.ImageDraw, face: Face, label: Box) -> None:
@@ -155,7 +154,7 @@ def draw_bars(draw: ImageDraw.ImageDraw, face: Face, panel: Box, line: int) -> N
         text = shortened(name, font(line), middle - panel.left - line // 2)
         draw.text((panel.left + line // 4, top + line // 2), text, fill='white', font=font(line), anchor='lm')
         length = (panel.left + panel.width - line // 4 - middle) * probability
-        draw.rectangle((middle, top + line // 6, middle + max(1, length), top + line - line // 6), fill=COLOURS[min(row, len(COLOURS) - 1)])
+        draw.rectangle((middle, top + line // 6, middle + max(1, length), top + line - line // 6), fill=colour(row))
 
 
 @contextlib.contextmanager

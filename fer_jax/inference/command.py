@@ -75,7 +75,7 @@ def predict_sources(
     cameras, last = [name for name in names if is_camera(name)], ''
     with contextlib.ExitStack() as stack:
         targets = Targets(
-            drawn_files('--annotated', outputs.annotated, names) if outputs.annotated else {},
+            drawn_files(outputs.annotated, names) if outputs.annotated else {},
             timeline_files(outputs.timeline, names) if outputs.timeline else {},
         )
         display = Display(list(names), classifier.class_names, targets, detector is None, manner.every)
@@ -151,7 +151,7 @@ def find(sources: Sequence[str], problems: list[str]) -> dict[str, str]:
     return names
 
 
-def drawn_files(option: str, folder: pathlib.Path, names: Mapping[str, str]) -> dict[str, pathlib.Path]:
+def drawn_files(folder: pathlib.Path, names: Mapping[str, str]) -> dict[str, pathlib.Path]:
     """File or camera → what it is written to, drawn upon: JPEG files as JPEG, other pictures as PNG, films as MP4.
 
     InputError where that would replace a source, or a folder cannot be made.
@@ -161,7 +161,7 @@ def drawn_files(option: str, folder: pathlib.Path, names: Mapping[str, str]) -> 
         path = folder / (f'camera{name}' if is_camera(file) else name)
         ending = '.mp4' if is_camera(file) or is_video_name(name) else path.suffix if path.suffix.lower() in ('.jpg', '.jpeg') else '.png'
         wanted.append(path if path.suffix == ending else path.with_name(path.name + ending))
-    return apart(option, folder, names, wanted)
+    return apart('--annotated', folder, names, wanted)
 
 
 def timeline_files(folder: pathlib.Path, names: Mapping[str, str]) -> dict[str, pathlib.Path]:

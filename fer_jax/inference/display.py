@@ -15,7 +15,7 @@ from PIL import Image
 from fer_jax.core.errors import printable
 from fer_jax.core.files import open_atomic, write_atomic
 from fer_jax.core.terminal import now_and_then
-from fer_jax.inference.annotate import annotate, enlargement, video_writer
+from fer_jax.inference.annotate import annotate, enlargement, label_text, video_writer
 from fer_jax.inference.face import UNSURE, Face
 from fer_jax.inference.faces import Photo
 from fer_jax.inference.sources import USUAL_RATE, Footage, Shot, is_camera
@@ -136,8 +136,9 @@ class Display:
         line = progress(video, faces, now)
         if not sys.stderr.isatty():
             self._log(line)
-        elif now > video.shown + EACH:  # a wrapped line could not be overwritten
+        elif now > video.shown + EACH:
             video.shown, self._overwritable = now, True
+            # A wrapped line could not be overwritten.
             print('\r\x1b[K' + line[: shutil.get_terminal_size().columns - 1], end='', file=sys.stderr, flush=True)
 
     def end_track(self, track: Track) -> None:
@@ -190,7 +191,7 @@ def progress(video: Video, faces: Sequence[Face], now: float) -> str:
     of = f' of {video.footage.frames:,}' if video.footage.frames else ''
     seconds = now - video.begin  # since its first frames, which came together
     rate = f', {(video.last.frame + 1) / seconds:.1f} frames/s' if seconds > SETTLED else ''
-    found = ', '.join(f'{face.label} {100 * face.confidence:.0f} %' for face in faces[:3]) or 'no face'
+    found = ', '.join(map(label_text, faces[:3])) or 'no face'
     return f'{video.name}: frame {video.last.frame + 1:,}{of}{rate}: {found}'
 
 

@@ -1,5 +1,6 @@
 """Pictures of what a network looks at: in the faces of photographs, and in those of each class of a data set."""
 
+import functools
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -14,11 +15,12 @@ from fer_jax.core.errors import InputError
 from fer_jax.core.files import write_atomic
 from fer_jax.core.terminal import now_and_then
 from fer_jax.data.schema import Dataset
-from fer_jax.data.views import MARGIN, centre_crops
-from fer_jax.evaluation.figures import gates_png, in_few_colours, shortened, to_png
+from fer_jax.data.views import centre_crops
+from fer_jax.evaluation.figures import blank, gates_png, in_few_colours, png, shortened
 from fer_jax.evaluation.pictures import outermost
 from fer_jax.inference.classifier import Classifier, make_classifier
 from fer_jax.inference.faces import Cut, Detector
+from fer_jax.inference.runtimes import framed
 from fer_jax.inference.saliency import grad_cam, occlusion
 from fer_jax.inference.sources import distinct, expand, is_camera, is_video_name, make_folders, shots
 from fer_jax.runs.weights import read_weights
@@ -71,11 +73,6 @@ def explain(model: Classifier, faces: UInt8[np.ndarray, 'n 48 48'], label: int |
     hidden = occlusion(lambda views: model.probabilities(framed(views)), crops, labels, STRIDE)
     maps, gates = outermost(sown)
     return Explanation(crops, probabilities, maps, gates, cams, hidden)
-
-
-def framed(crops: UInt8[np.ndarray, 'n side side']) -> UInt8[np.ndarray, 'n 48 48']:
-    """Faces of which these are the centre crops."""
-    return np.pad(crops, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)))
 
 
 def explain_photographs(
@@ -143,8 +140,7 @@ def explain_data(source: str, reference: str | None, overrides: dict[str, str], 
         set_field(config, field, text)
     check_config(config)
     model, dataset = make_classifier(weights), load(config.data)
-    if dataset.class_names != model.class_names:
-        raise InputError(f'{model.name} tells {", ".join(model.class_names)} apart; {dataset.name} has {", ".join(dataset.class_names)}')
+    weights.check_classes(dataset)
     explain_classes(model, dataset, canonical_split(dataset, split), label, out)
 
 
@@ -182,8 +178,8 @@ def explain_classes(model: Classifier, dataset: Dataset, split: str, label: str 
         some = jax.tree.map(lambda values: evenly(values, SHOWN), found[0])
         captions = [*(caption(model, each) for each in some.probabilities), f'mean of {sample}']
         pictures = {f'class_{label}.png': explanation_png(joined([some, *means]), captions, f'{title}, {label}, by {model.name}')}
-    for name, png in pictures.items():
-        write_atomic(out / name, png)
+    for name, content in pictures.items():
+        write_atomic(out / name, content)
     print(f'→ {out}/ ({", ".join(pictures)})')
 
 
@@ -192,19 +188,13 @@ def evenly(values: np.ndarray, number: int) -> np.ndarray:
     return values[np.linspace(0, len(values) - 1, number).round().astype(int)]
 
 
-def explanation_png(found: Explanation, captions: Sequence[str], title: str) -> bytes:
-    """The figure of an explanation as a PNG."""
-    return in_few_colours(to_png(explanation_figure(found, captions, title)))
-
-
-def explanation_figure(found: Explanation, captions: Sequence[str], title: str) -> 'Figure':
-    """A figure with a row for each face: its crop, and the maps over it.
+@functools.partial(png, finish=in_few_colours)
+def explanation_png(found: Explanation, captions: Sequence[str], title: str) -> 'Figure':
+    """A PNG with a row for each face: its crop, and the maps over it.
 
     Attention and occlusion have one scale of colours for the whole picture, so that a map without contrast looks like one; a
     Grad-CAM has its own, for its values compare with no other's.
     """
-    from matplotlib.figure import Figure
-
     most = max(float(np.abs(found.occlusion).max()), 1e-6)
     columns = [('Grad-CAM', shares(found.grad_cam), 'inferno', 0.0, 1.0, 'share of its largest value')]
     columns += [('occlusion', found.occlusion, 'RdBu_r', -most, most, 'probability lost where hidden')]
@@ -213,7 +203,7 @@ def explanation_figure(found: Explanation, captions: Sequence[str], title: str) 
         columns = [('spatial attention', found.attention, 'inferno', low, max(high, low + 1e-6), 'weight of the place'), *columns]
     (rows, side), width = found.crops.shape[:2], 1 + len(columns)
     extent = (0, side, side, 0)
-    figure = Figure(figsize=(1.9 * width + 0.6, 1.9 * rows + 1.3), dpi=80, layout='constrained')
+    figure = blank(1.9 * width + 0.6, 1.9 * rows + 1.3, dpi=80)
     places = figure.subplots(rows, width, squeeze=False)
     for row, of_row in enumerate(places):
         for place in of_row:

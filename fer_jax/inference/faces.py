@@ -128,7 +128,8 @@ def cascade(cv2: Any, min_score: float) -> Finder:
 
     def find(image: Photo, side: float) -> list[Found]:
         grey, least = np.asarray(Image.fromarray(image).convert('L')), math.ceil(side)
-        return [Found(*box) for box in classifier.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5, minSize=(least, least))]
+        boxes = classifier.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5, minSize=(least, least))
+        return [Found(*map(float, box)) for box in boxes]
 
     return find
 
@@ -161,15 +162,17 @@ def distinct(faces: Sequence[Found]) -> list[Found]:
     """The faces without those that a more certain one, or a larger one, overlaps by more than OVERLAP of the smaller of the two."""
     kept: list[Found] = []
     for face in sorted(faces, key=lambda face: (-(face.score or 0), -face.width * face.height)):
-        shares = (
-            max(0, min(face.left + face.width, other.left + other.width) - max(face.left, other.left))
-            * max(0, min(face.top + face.height, other.top + other.height) - max(face.top, other.top))
-            / min(face.width * face.height, other.width * other.height)
-            for other in kept
-        )
+        shares = (shared(face, other) / min(face.width * face.height, other.width * other.height) for other in kept)
         if all(share <= OVERLAP for share in shares):
             kept.append(face)
     return kept
+
+
+def shared(one: Box | Found, other: Box | Found) -> int | float:
+    """The pixels that two boxes have in common."""
+    width = min(one.left + one.width, other.left + other.width) - max(one.left, other.left)
+    height = min(one.top + one.height, other.top + other.height) - max(one.top, other.top)
+    return max(0, width) * max(0, height)
 
 
 def scaled(face: Found, factor: float) -> Found:
@@ -180,13 +183,14 @@ def scaled(face: Found, factor: float) -> Found:
 
 def cut_out(photo: Photo, face: Found) -> Cut:
     """The square that FER2013 would have of a face, turned until the eyes are level where it is known where they are."""
-    angle = 0.0
-    if face.landmarks is not None:
-        across, down = face.landmarks[1] - face.landmarks[0]
-        angle = math.degrees(math.atan2(down, across))
     middle = face.left + face.width / 2, face.top + face.height / 2
-    found = cut(photo, *middle, MARGIN * math.sqrt(face.width * face.height), angle)
-    return found._replace(score=face.score, landmarks=face.landmarks)
+    return level(photo, *middle, MARGIN * math.sqrt(face.width * face.height), face.score, face.landmarks)
+
+
+def level(photo: Photo, x: float, y: float, side: float, score: float | None, landmarks: Float[np.ndarray, '5 2'] | None) -> Cut:
+    """`cut` of a face with this score and these landmarks, turned until its eyes are level."""
+    across, down = (1.0, 0.0) if landmarks is None else landmarks[1] - landmarks[0]
+    return cut(photo, x, y, side, math.degrees(math.atan2(down, across)))._replace(score=score, landmarks=landmarks)
 
 
 def reduce(image: Image.Image, side: int) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from fer_jax.inference.faces import Cut, Detector, Photo, cut, opencv
+from fer_jax.inference.faces import Cut, Detector, Photo, level, opencv
 
 SIDE = 640  # the longer side of what is compared; a detector takes a hundred times as long
 GRID, INNER = 8, 0.7  # points on a side of a face, and the part of its square that they are spread over: little of what is behind it
@@ -64,10 +64,10 @@ def followed(
     if matrix is None:
         return None
     matrix[:, 2] /= scale
-    middle, turned = moved(matrix, np.array([[x, y]])), None if face.landmarks is None else moved(matrix, face.landmarks)
-    angle = 0.0 if turned is None else math.degrees(math.atan2(*(turned[1] - turned[0])[::-1]))
-    found = cut(photo, *middle[0].tolist(), side * math.hypot(*matrix[:, 0]), angle)
-    return found._replace(score=face.score, landmarks=turned) if min(found.box[2:]) > 0 else None
+    ((middle,),) = cv2.transform(np.array([[[x, y]]]), matrix)
+    turned = None if face.landmarks is None else cv2.transform(face.landmarks[None], matrix)[0]
+    found = level(photo, *middle.tolist(), side * math.hypot(*matrix[:, 0]), face.score, turned)
+    return found if min(found.box[2:]) > 0 else None
 
 
 def square_of(face: Cut) -> tuple[float, float, float]:
@@ -92,8 +92,3 @@ def similarity(
     if matrix is None or agreeing.sum() < FEWEST * len(points) or not SCALES[0] < math.hypot(*matrix[:, 0]) < SCALES[1]:
         return None
     return matrix
-
-
-def moved(matrix: Float[np.ndarray, '2 3'], points: Float[np.ndarray, 'n 2']) -> Float[np.ndarray, 'n 2']:
-    """Points (x, y) where the matrix takes them."""
-    return points @ matrix[:, :2].T + matrix[:, 2]

@@ -3,6 +3,7 @@
 ONNX Runtime takes a third of the time that JAX takes for one face, and 0.6 of it for many (results/speed/inference), and compiles nothing.
 """
 
+import contextlib
 import importlib.util
 from collections.abc import Callable
 
@@ -29,10 +30,8 @@ def make_run(weights: Weights, views: str) -> Run:
     """The faster of the runtimes that are installed and know the network; to 1e-5 both say the same."""
     config = weights.config.network
     if config.dtype == 'float32' and all(map(importlib.util.find_spec, ('onnx', 'onnxruntime'))):
-        try:
+        with contextlib.suppress(InputError):  # none of the paper's, or with an attention that the file format has no form for
             return by_onnx(weights, views)
-        except InputError:
-            pass  # none of the paper's, or with an attention that the file format has no form for
     return by_jax(weights, views)
 
 
@@ -45,9 +44,8 @@ def by_onnx(weights: Weights, views: str) -> Run:
     def run(faces: np.ndarray) -> np.ndarray:
         if views == 'centre':
             return predict(faces)[1]
-        around = ((0, 0), (0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN))  # which the file crops away
-        seen = np.pad(np.asarray(crops(jnp.asarray(faces), views)), around).reshape(-1, *faces.shape[1:])
-        return predict(seen)[1].reshape(VIEWS[views], len(faces), -1).mean(0)
+        seen = np.asarray(crops(jnp.asarray(faces), views))
+        return predict(framed(seen.reshape(-1, *seen.shape[2:])))[1].reshape(VIEWS[views], len(faces), -1).mean(0)
 
     return run
 
@@ -75,3 +73,8 @@ def padded(run: Run, faces: UInt8[np.ndarray, 'n 48 48']) -> Float32[np.ndarray,
     """What `run` says of the faces, asked with so many as the next of BATCHES has."""
     size = next(size for size in BATCHES if size >= len(faces))
     return run(np.pad(faces, ((0, size - len(faces)), (0, 0), (0, 0))))[: len(faces)]
+
+
+def framed(crops: UInt8[np.ndarray, 'n side side']) -> UInt8[np.ndarray, 'n 48 48']:
+    """Faces of which these are the centre crops: what is around them is cropped away again."""
+    return np.pad(crops, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)))

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from fer_jax.evaluation.figures import blank, shortened, to_png
-from fer_jax.inference.annotate import COLOURS
+from fer_jax.inference.annotate import colour
 from fer_jax.inference.face import Face
 from fer_jax.inference.tracks import Track
 
@@ -59,16 +59,10 @@ class Timeline:
         places[-1].set_xlabel('seconds')
         more = f'; {self._dropped} shorter ones are left out' if self._dropped else ''
         figure.suptitle(f'{title}{more}' if bands else f'{title}: no face', parse_math=False, wrap=True)
-        colours = [colour_of(number) for number in range(len(self._class_names))]
-        for name, colour in zip(self._class_names, colours, strict=True):
-            places[-1].plot([], [], 's', color=colour, label=shortened(name), markersize=9)
+        for number, name in enumerate(self._class_names):
+            places[-1].plot([], [], 's', color=colour(number), label=shortened(name), markersize=9)
         figure.legend(loc='outside lower center', ncols=8, frameon=False, fontsize=9)
         return to_png(figure)
-
-
-def colour_of(number: int) -> str:
-    """Of a class, by its place; the last for those beyond."""
-    return COLOURS[min(number, len(COLOURS) - 1)]
 
 
 def filled(sums: Float[np.ndarray, 'bins values']) -> Float[np.ndarray, 'bins classes']:
@@ -87,7 +81,7 @@ def filled(sums: Float[np.ndarray, 'bins values']) -> Float[np.ndarray, 'bins cl
 
 def band(means: Float[np.ndarray, 'bins classes']) -> UInt8[np.ndarray, 'rows bins 3']:
     """In every bin the classes' colours, each as high as it is probable; white where all are zero."""
-    palette = [tuple(bytes.fromhex(colour_of(number)[1:])) for number in range(means.shape[1])]
+    palette = [tuple(bytes.fromhex(colour(number)[1:])) for number in range(means.shape[1])]
     palette = np.array([*palette, (255, 255, 255)], np.uint8)
     heights = (np.arange(ROWS) + 0.5) / ROWS
     classes = (means.cumsum(1)[None] <= heights[:, None, None]).sum(2)

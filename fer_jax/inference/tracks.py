@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -156,16 +157,11 @@ def follow(
     Args:
       smooth, min_confidence, ended: as of Tracker. What ends with a video has ended before the next picture comes.
     """
-    source, tracker = None, None
-    for shot, faces in pictures:
-        if tracker and shot.source != source:
-            tracker.close()
-            tracker = None
-        if shot.frame is None:
-            yield shot, [dataclasses.replace(face, label=label_of(face.probabilities, min_confidence)) for face in faces]
-            continue
-        if tracker is None:
-            source, tracker = shot.source, Tracker(smooth, min_confidence, ended)
-        yield shot, tracker.follow(shot, faces)
-    if tracker:
+    for _, of_source in itertools.groupby(pictures, lambda picture: picture[0].source):
+        tracker = Tracker(smooth, min_confidence, ended)
+        for shot, faces in of_source:
+            if shot.frame is None:
+                yield shot, [dataclasses.replace(face, label=label_of(face.probabilities, min_confidence)) for face in faces]
+            else:
+                yield shot, tracker.follow(shot, faces)
         tracker.close()

@@ -45,7 +45,7 @@ class Cell(NamedTuple):
     """A table's cell that looks or says more than its text."""
 
     text: str
-    look: str = ''  # strong | real | maybe | none | muted
+    look: str = ''  # strong | real | maybe | none
     hint: str = ''  # shown when pointed at
 
 

@@ -20,7 +20,7 @@ from fer_jax.core.errors import InputError, NotSaved, out_of_memory
 from fer_jax.core.memory import RESERVE, host_room
 from fer_jax.core.mesh import whole
 from fer_jax.core.processes import agreed, is_lead
-from fer_jax.runs.state import TrainState
+from fer_jax.runs.state import TrainState, tree_bytes
 
 KEPT_BEST = 2  # a best checkpoint that is damaged leaves the one that was best before
 
@@ -153,7 +153,7 @@ class Checkpoints:
           InputError: there is none such; the message lists those there are.
         """
         held = {kind: self.steps(kind) for kind in self.managers}
-        if which in held and held[which]:
+        if held.get(which):
             return which, held[which][-1]
         for kind, steps in held.items():
             if which.isdecimal() and int(which) in steps:
@@ -207,8 +207,7 @@ def another_is_gone(error: Exception) -> bool:
 
 def starved(error: Exception, state: TrainState) -> bool:
     """Whether an allocation failed because there is no memory for such a state, rather than of what damaged files asked for."""
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    return out_of_memory(error) and host_room().left < 2 * size + RESERVE
+    return out_of_memory(error) and host_room().left < 2 * tree_bytes(state) + RESERVE
 
 
 def clear_away(folder: pathlib.Path, seconds: float = 2.0) -> None:

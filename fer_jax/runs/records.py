@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from fer_jax.core.config import from_record, values
+from fer_jax.core.config import values
 from fer_jax.core.errors import InputError
 from fer_jax.core.fields import MOVABLE
 from fer_jax.core.files import NUMBER, check_fields, read_json, read_text
@@ -20,6 +20,7 @@ from fer_jax.data.predictions import Predictions, read_predictions
 from fer_jax.data.schema import SPLITS
 from fer_jax.evaluation.scores import summarise_confusion
 from fer_jax.runs.claims import is_live, latest
+from fer_jax.runs.workdir import stored_config
 
 ENVIRONMENT_FIELDS = {
     'python': str, 'cpu': str, 'device': {'platform': str, 'kind': str, 'count': int}, 'packages': dict,
@@ -132,7 +133,7 @@ def read_run(folder: pathlib.Path) -> Run:
     Raises:
       InputError: as of `find_runs`.
     """
-    config = from_record(read_json(folder / 'config.json'), str(folder / 'config.json'))
+    config = stored_config(folder)
     path = folder / 'result.json'
     if not path.exists():
         epochs = [line['epoch'] for line in read_metrics(folder)]

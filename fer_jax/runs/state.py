@@ -34,6 +34,11 @@ def create_state(network: nn.Module, optimizer: optax.GradientTransformation, se
     return TrainState(jnp.zeros((), jnp.int32), seed, variables, optimizer.init(variables['params']), average)
 
 
+def tree_bytes(tree: Any) -> int:
+    """Bytes of all arrays of a tree, such as a state, or of their shapes and types."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
 def evaluated_variables(state: TrainState) -> dict[str, Any]:
     """The averaged variables where there are such, the trained ones otherwise."""
     return state.average or state.variables

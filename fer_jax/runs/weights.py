@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from fer_jax.core.config import from_record, values
 from fer_jax.core.errors import InputError
 from fer_jax.core.files import check_fields, read_bytes, read_json, write_atomic
-from fer_jax.data.schema import IMAGE_SIDE
+from fer_jax.data.schema import IMAGE_SIDE, Dataset
 from fer_jax.evaluation.calibration import calibration, divided, fit_temperature
 from fer_jax.model.baselines import make_any
 from fer_jax.runs import hub
@@ -56,6 +56,11 @@ class Weights:
             digest.update(f'{path} {value.shape}\n'.encode())
             digest.update(value.data)
         return digest.hexdigest()
+
+    def check_classes(self, dataset: Dataset) -> None:
+        """Returns if the data set has the weights' classes; InputError where it has others."""
+        if dataset.class_names != self.class_names:
+            raise InputError(f'{self.name} tells {", ".join(self.class_names)} apart; {dataset.name} has {", ".join(dataset.class_names)}')
 
 
 def find_weights(source: str, folder: pathlib.Path = FOLDER) -> pathlib.Path:
@@ -208,8 +213,8 @@ def shapes(network: ConfigDict, classes: int) -> dict[str, tuple[int, ...]]:
     """Path → shape of every variable of the network that a checked `config.network` names; nothing is computed."""
     from fer_jax.model.summary import variable_shapes  # late, for clu comes with it
 
-    tree = variable_shapes(make_any(network, classes))
-    return {path: leaf.shape for path, leaf in _flatten(tree).items() if path.startswith(('params/', 'batch_stats/'))}
+    leaves = flax.traverse_util.flatten_dict(variable_shapes(make_any(network, classes)), sep='/')
+    return {path: leaf.shape for path, leaf in leaves.items() if path.startswith(('params/', 'batch_stats/'))}
 
 
 def parameters(network: ConfigDict, classes: int) -> int:
@@ -343,13 +348,9 @@ def nested(variables: Variables) -> dict[str, Any]:
     return {'params': {}, 'batch_stats': {}} | flax.traverse_util.unflatten_dict(variables, sep='/')
 
 
-def _flatten(tree: dict[str, Any]) -> dict[str, Any]:
-    return flax.traverse_util.flatten_dict(tree, sep='/')
-
-
 def flat(tree: dict[str, Any]) -> Variables:
     """The inverse of `nested`."""
-    return {path: np.asarray(value) for path, value in _flatten(tree).items()}
+    return {path: np.asarray(value) for path, value in flax.traverse_util.flatten_dict(tree, sep='/').items()}
 
 
 def _text(shape: tuple[int, ...]) -> str:

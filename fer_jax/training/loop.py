@@ -113,10 +113,11 @@ class Loop:
     def compile(self, data: Data, first: int, length: int) -> TrainChunk:
         """The compiled call of `length` steps from step `first` on, and of those after it that do the same."""
         with self.aside():
-            self.writer.message(f'compiling the training step for {run_size(self.run)} …')
-            train = self.run.dataset.splits['train']
+            run, train, config, side = self.run, self.run.dataset.splits['train'], self.run.config_at(first), self.run.side(first)
             streamed = 0 if train.in_memory else len(train)
-            run, config, side = self.run, self.run.config_at(first), self.run.side(first)
+            what = f'{len(train):,} images{", streamed" if streamed else ""}, {run.steps_per_epoch} steps an epoch'
+            where = f'{run.mesh.size} {run.mesh.devices.flat[0].platform} device(s)'
+            self.writer.message(f'compiling the training step for {what}, on {where} …')
             chunk = make_train_chunk(config, run.network, run.optimizer, run.mesh, length, streamed, side, mean_from=run.mean_from)
             program = chunk.lower(self.state, data).compile()
             check_program(program, f'a step of {config.batch_size:,} images', CURE)
@@ -241,10 +242,3 @@ def make_evaluators(run: Run) -> Callable[[int, str], Evaluator]:
     """A function of the side and the kind of the views that gives the evaluator by them, each made once."""
     names, size = run.dataset.class_names, run.config.evaluation.batch_size
     return functools.cache(lambda side, views: make_evaluator(run.logits, run.mesh, views, names, size, side))
-
-
-def run_size(run: Run) -> str:
-    """`28,709 images, 224 steps an epoch, on 4 cpu device(s)`."""
-    train, platform = run.dataset.splits['train'], run.mesh.devices.flat[0].platform
-    images = f'{len(train):,} images{"" if train.in_memory else ", streamed"}'
-    return f'{images}, {run.steps_per_epoch} steps an epoch, on {run.mesh.size} {platform} device(s)'

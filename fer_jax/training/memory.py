@@ -12,6 +12,7 @@ from jax import Array
 from fer_jax.core.memory import Room, check_room
 from fer_jax.core.mesh import device_room
 from fer_jax.data.views import CROP_SIDE
+from fer_jax.runs.state import tree_bytes
 from fer_jax.training.run import Run
 
 CURE = 'a smaller batch_size or network, or another machine, would do'
@@ -69,8 +70,3 @@ def activation_bytes(network: nn.Module, variables: Any, images: int) -> int:
     network = network.clone(statistics_axis=None)  # there is no mesh here
     views = jax.ShapeDtypeStruct((images, CROP_SIDE, CROP_SIDE, 1), jax.numpy.float32)
     return tree_bytes(jax.eval_shape(backward, flax.core.unfreeze(variables), views))
-
-
-def tree_bytes(tree: Any) -> int:
-    """Bytes of all arrays of a tree, or of their shapes and types."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

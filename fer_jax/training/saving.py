@@ -85,18 +85,14 @@ class Saver:
         if improved:
             self.owed = (state, history.to_record() | self.of_run)
         if self.owed:
-            self.save_best(history)
-
-    def save_best(self, history: History) -> None:
-        """Saves the best state that is owed, and keeps a copy of what is still owed after that."""
-        state, record = self.owed
-        with self.may_fail(history):
-            self.checkpoints.save('best', state, record)
-            if self.go_on:
-                self.checkpoints.wait()
-            self.owed = None
-        if self.owed:
-            self.owed = (jax.tree.map(jnp.copy, state), record)
+            best, record = self.owed
+            with self.may_fail(history):
+                self.checkpoints.save('best', best, record)
+                if self.go_on:
+                    self.checkpoints.wait()
+                self.owed = None
+            if self.owed:  # a copy, for training goes on and gives the memory of the state away
+                self.owed = (jax.tree.map(jnp.copy, best), record)
 
     @contextlib.contextmanager
     def may_fail(self, history: History) -> Iterator[None]:

@@ -32,7 +32,7 @@ def score(
     """Evaluates `state` on a canonical split, writes the files into `folder` and prints the table.
 
     Args:
-      origin: what result.json is to say of variables that are not of `run`, in place of what it would: protocol, step, seed, …
+      origin: what result.json is to say of variables that are not of `run`, in place of what it would: protocol, seed, …
 
     Returns:
       The summary of metrics.summarise.
@@ -64,7 +64,7 @@ def score(
     if origin:
         here = {key: record['protocol'][key] for key in ('data', 'split', 'views')}
         record |= origin | {'protocol': origin['protocol'] | here}
-    heading = f'{dataset.name} {title}, {"one centre crop" if views == "centre" else "ten crops"}, step {record["step"]}'
+    heading = f'{dataset.name} {title}, {"one centre crop" if views == "centre" else "ten crops"}, step {step}'
     if not processes.is_lead():
         return evaluation.summary
     pictures = {}
@@ -132,10 +132,7 @@ def evaluate_weights(
     check_config(config)
     run = build(config, training=False)
     for each in members:
-        if run.dataset.class_names != each.class_names:
-            raise InputError(
-                f'{each.name} tells {", ".join(each.class_names)} apart; {run.dataset.name} has {", ".join(run.dataset.class_names)}'
-            )
+        each.check_classes(run.dataset)
     canonical = canonical_split(run.dataset, split)
     told = weights.metadata
     variables, name = nested(weights.variables), weights.name
@@ -148,7 +145,6 @@ def evaluate_weights(
     content = [{'name': each.name, 'sha256': each.sha256, 'trained_on_content_sha256': each.metadata['content_sha256']} for each in members]
     origin = {
         'protocol': told['protocol'],
-        'step': told['step'],
         'seed': told['seed'],
         'weights': content[0] if len(content) == 1 else content,
     }

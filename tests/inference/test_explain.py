@@ -15,7 +15,7 @@ from fer_jax.data.schema import Dataset, Faces
 from fer_jax.evaluation.figures import gates_png
 from fer_jax.inference import explain as module
 from fer_jax.inference.classifier import load
-from fer_jax.inference.explain import Explanation, caption, explain, explain_classes, explanation_figure, explanation_png, joined
+from fer_jax.inference.explain import Explanation, caption, explain, explain_classes, explanation_png, joined
 from fer_jax.inference.saliency import grad_cam, last_layer_with_places, occlusion
 from tests.tiny_weights import FER, write_weights
 
@@ -119,7 +119,7 @@ def test_means_weigh_every_grad_cam_alike():
 
 @pytest.mark.parametrize('attention', [True, False])
 def test_the_picture_has_a_row_for_each_face_and_a_column_for_each_map(attention):
-    drawn = explanation_figure(explanation(3, attention), ['a', '$b$', 'c'], 'title').axes
+    drawn = explanation_png.__wrapped__(explanation(3, attention), ['a', '$b$', 'c'], 'title').axes
     maps = ['spatial attention', 'Grad-CAM', 'occlusion'][not attention :]
     assert [axes.get_title() for axes in drawn if axes.get_title()] == ['face', *maps]
     assert [axes.get_ylabel() for axes in drawn if axes.get_ylabel()] == ['a', '$b$', 'c']

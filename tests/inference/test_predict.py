@@ -398,7 +398,7 @@ def test_what_is_drawn_keeps_apart(tmp_path):
         '0': '0',
         'z/b.png': 'z/b.png',
     }
-    found = command.drawn_files('--annotated', tmp_path / 'out', names)
+    found = command.drawn_files(tmp_path / 'out', names)
     assert [path.relative_to(tmp_path / 'out').as_posix() for path in found.values()] == [
         'a.jpg',
         'a-2.jpg',

@@ -1,8 +1,10 @@
 """A finished run's record under results/: all that says how it came about and what it scored, no face, and no folder of its machine.
 
     python -m benchmarks.record_run RUN results/<claim>/seed0
+    python -m benchmarks.record_run SWEEP results/<claim>/runs
 
-Left out are checkpoints, TensorBoard's files, logs of the processes, and the pictures that show faces of the data set.
+Left out are checkpoints, TensorBoard's files, logs of the processes, and the pictures that show faces of the data set; of a sweep, whose
+runs are many, all pictures and predictions.
 """
 
 import argparse
@@ -31,9 +33,12 @@ def without_folders(value: Any) -> Any:
 
 
 def record_run(run: pathlib.Path, record: pathlib.Path) -> None:
-    """Copies what is recorded of a finished run into the folder `record`, which must not be there yet."""
-    files = [run / name for name in RECORDED]
-    files += [path for path in sorted(run.glob('evaluations/*/*')) if path.name in OF_AN_EVALUATION]
+    """Copies what is recorded of a finished run, or of a sweep's runs, into the folder `record`, which must not be there yet."""
+    if (run / 'sweep.json').exists():
+        files = [run / 'sweep.json', *(path for path in sorted(run.glob('*/seed*/*')) if path.name in RECORDED and path.suffix != '.png')]
+    else:
+        files = [run / name for name in RECORDED]
+        files += [path for path in sorted(run.glob('evaluations/*/*')) if path.name in OF_AN_EVALUATION]
     record.mkdir(parents=True)
     for path in files:
         target = record / path.relative_to(run)

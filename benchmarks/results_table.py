@@ -15,6 +15,8 @@ from typing import Any
 
 from fer_jax.core.files import read_json, write_atomic
 from fer_jax.export.hub import measured
+from fer_jax.report.tables import make_rows
+from fer_jax.runs.records import find_runs, make_groups
 from fer_jax.runs.weights import FOLDER, load_weights
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -23,6 +25,11 @@ HEADER = [
     '| record | split | views | accuracy, % (95 % interval) | macro F1, % | seed | epochs | device | minutes |',
     '|---|---|---|---|---:|---:|---:|---|---:|',
 ]
+SWEEPS_HEADER = [
+    '| record | split | views | accuracy, % (95 % interval) | macro F1, % | pixels’ nearest neighbour, % | runs | epochs |',
+    '|---|---|---|---|---:|---:|---|---:|',
+]
+SWEEPS = ('ckplus-random', 'ckplus-folds')
 FAULTS_HEADER = ['| campaign | what is done | tried | did not hold | minutes |', '|---|---|---:|---:|---:|']
 SPEED_HEADER = ['| record | measured | fer_jax | beside it | times as fast (quartiles) |', '|---|---|---:|---:|---|']
 FACES_HEADER = [
@@ -74,6 +81,30 @@ def rows(page: pathlib.Path, wanted: Container[tuple[str, str]] | None = None) -
                     f'{result["config"]["epochs"]:g}',
                     trained_on,
                     f'{result["training_seconds"] / 60:.0f}',
+                ]
+                lines.append(f'| {" | ".join(cells)} |')
+    return lines
+
+
+def sweep_rows(page: pathlib.Path) -> list[str]:
+    """A line of the table for each test scoring of each of SWEEPS: over the draws their mean, of folds all images, each tested once."""
+    lines = []
+    for name in SWEEPS:
+        folder = RESULTS / name / 'runs'
+        if not folder.exists():
+            continue
+        for row in make_rows(make_groups(find_runs([folder])[0])[0]):
+            if row.split == 'test':
+                low, high = (100 * bound for bound in row.seeds_interval or row.images_interval)
+                cells = [
+                    link(name, folder / 'sweep.json', page),
+                    row.title,
+                    row.views,
+                    f'{100 * row.mean:.2f} ({low:.2f} to {min(high, 100):.2f})',
+                    f'{100 * row.average("macro_f1"):.1f}',
+                    f'{100 * row.nearest_neighbour:.1f}',
+                    f'{len(row.runs)} {"draws" if row.over == "draws" else "folds"}',
+                    f'{row.runs[0].config.epochs:g}',
                 ]
                 lines.append(f'| {" | ".join(cells)} |')
     return lines
@@ -234,6 +265,7 @@ PAGES: dict[str, dict[str, Callable[[pathlib.Path], list[str]]]] = {
     'README.md': {'results': lambda page: HEADER + rows(page, HEADLINES)},
     'docs/results.md': {
         'results': lambda page: HEADER + rows(page),
+        'sweeps': lambda page: SWEEPS_HEADER + sweep_rows(page),
         'speed': lambda page: SPEED_HEADER + speed_rows(page),
     },
     'docs/predict.md': {'faces': lambda page: FACES_HEADER + face_rows(page)},

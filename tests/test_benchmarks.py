@@ -275,3 +275,17 @@ def test_a_record_names_no_folder_and_shows_no_face(tmp_path):
         assert found == {'path': 'fer2013.csv', 'few': ['a, b from x y/z', 'train/3 of 4'], 'url': 'https://a.org/b', 'n': 0.5}
     with pytest.raises(FileExistsError):
         record_run(run, tmp_path / 'record')
+
+
+def test_the_record_of_a_sweep_has_of_each_run_what_made_it_and_what_it_scored(tmp_path):
+    run = tmp_path / 's' / 'a' / 'seed0'
+    (run / 'evaluations' / 'best-test-ten').mkdir(parents=True)
+    for name in ('config.json', 'environment.json', 'result.json', 'evaluations/best-test-ten/result.json'):
+        (run / name).write_text('{}')
+    for name in ('metrics.jsonl', 'curves.png', 'evaluations/best-test-ten/predictions.csv'):
+        (run / name).write_text('x')
+    (tmp_path / 's' / 'sweep.json').write_text(json.dumps({'overrides': {'data.path': '/home/ann/CK+48'}}))
+    record_run(tmp_path / 's', tmp_path / 'record')
+    names = {path.relative_to(tmp_path / 'record').as_posix() for path in (tmp_path / 'record').rglob('*') if path.is_file()}
+    assert names == {'sweep.json', *(f'a/seed0/{name}' for name in ('config.json', 'environment.json', 'metrics.jsonl', 'result.json'))}
+    assert json.loads((tmp_path / 'record' / 'sweep.json').read_text()) == {'overrides': {'data.path': 'CK+48'}}

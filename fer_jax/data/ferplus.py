@@ -166,9 +166,10 @@ def _read_rows(path: str | os.PathLike) -> tuple[np.ndarray, Int64[np.ndarray, '
         places = {name: header.index(name) for name in COLUMNS if name in header}
         usage, usages, votes = header.index('usage'), [], []
         for number, row in table:
-            values = [row[column].strip() for column in places.values()] if len(row) == len(header) else ['']
-            if not all(value.isascii() and value.isdigit() and len(value) < 3 for value in values) or sum(map(int, values)) > VOTERS:
+            told = {name: row[column].strip() for name, column in places.items()} if len(row) == len(header) else {'': ''}
+            numbers = all(value.isascii() and value.isdigit() and len(value) < 3 for value in told.values())
+            if not numbers or sum(map(int, told.values())) > VOTERS:
                 raise InputError(f'{where}, line {number}: expected {len(header)} fields, with at most {VOTERS} votes')
             usages.append(row[usage].strip())
-            votes.append([int(row[places[name]]) if name in places else 0 for name in COLUMNS])
+            votes.append([int(told.get(name, 0)) for name in COLUMNS])
     return np.array(usages), np.array(votes, np.int64).reshape(-1, len(COLUMNS))

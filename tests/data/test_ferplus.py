@@ -102,6 +102,13 @@ def test_votes_that_are_not_there_or_were_changed(data):
         prepare(data)
 
 
+def test_blanks_and_separators_about_a_vote_are_passed_over(tmp_path):
+    """As ASCII has them, too: found by the campaign of bad data, led by coverage. A column that is not there has no votes."""
+    (tmp_path / 'votes.csv').write_text(f'{HEADER.removesuffix(",NF")}\nTraining,, 0,4\t,0,0,0,0,0,\x1f1,\x1c5 \n')
+    usages, votes = ferplus._read_rows(tmp_path / 'votes.csv')
+    assert usages.tolist() == ['Training'] and votes.tolist() == [[0, 4, 0, 0, 0, 0, 0, 1, 5, 0]]
+
+
 def test_the_choice_of_targets_is_one_of_three():
     config = default_config()
     config.data.targets = 'majorities'

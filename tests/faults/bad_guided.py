@@ -39,7 +39,8 @@ def guided(folder: pathlib.Path, findings: Findings, runs: int, seed: int) -> No
         count = int(done[1] if done else counts[-1] if counts else 0)
         findings.tried += count
         findings.told['inputs'].setdefault(reader, {})['led by coverage'] = count
-        findings.check(process.returncode == 0 and count >= runs, f'{reader}, led by coverage: after {count}: {process.stderr[-2000:]}')
+        why = process.stderr.partition('=== Uncaught Python exception: ===')[2][:2000] or process.stderr[-2000:]
+        findings.check(process.returncode == 0 and count >= runs, f'{reader}, led by coverage: after {count}: {why}')
 
 
 def single_file_readers() -> list[str]:

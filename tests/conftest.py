@@ -2,32 +2,43 @@
 
 import os
 import pathlib
+import signal
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Each file goes to one worker as a whole; begun last, the longest would be what all the others wait for.
 LONGEST = (
     'test_faults.py',
     'test_distributed.py',
+    'test_walkthrough.py',
     'test_baselines.py',
     'test_train.py',
     'test_step.py',
+    'test_output.py',
+    'test_sweep.py',
     'test_batches.py',
     'test_rollback.py',
-    'test_sweep.py',
     'test_replicas.py',
-    'test_walkthrough.py',
     'test_fernet.py',
+    'test_cluster.py',
+    'test_export.py',
+    'test_toyfaces.py',
+    'test_weights.py',
+    'test_packaging.py',
 )
 
 # Before JAX is imported, and in the environment so that the programs that tests start have them too.
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(ROOT / '.pytest_cache' / 'jax'))  # shared by the workers
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH'))))
 os.environ['MPLBACKEND'] = 'agg'
 # The programs that tests start are many: what the first of them has compiled of the sources serves the others.
 os.environ['PYTHONPYCACHEPREFIX'] = str(ROOT / '.pytest_cache' / 'sources')
 os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
+
+# Where a shell began the tests with &, Ctrl-C is ignored, and would be by every program that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402

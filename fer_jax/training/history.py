@@ -16,6 +16,7 @@ class Best:
     nll: float = 0.0  # nats; where an earlier record has none, no equal takes its place
 
     def beats(self, other: 'Best | None') -> bool:
+        """Whether it takes the other's place."""
         return other is None or (self.accuracy, -self.nll) > (other.accuracy, -other.nll)
 
 

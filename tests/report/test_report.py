@@ -325,7 +325,14 @@ KEPT = {'validation_centre': 'PublicTest-centre', 'test_centre': 'PrivateTest-ce
 COMMITTED = sorted(path for path in (pathlib.Path(__file__).parent.parent.parent / 'results').iterdir() if path.is_dir())
 
 
-@pytest.mark.parametrize('folder', COMMITTED, ids=lambda folder: folder.name)
+MANY = ('ablation-cpu', 'baselines-cpu', 'ckplus-folds', 'ckplus-random', 'recipe')  # have runs whose pages take seconds
+
+
+@pytest.mark.parametrize(
+    'folder',
+    [pytest.param(folder, marks=pytest.mark.slow if folder.name in MANY else ()) for folder in COMMITTED],
+    ids=lambda folder: folder.name,
+)
 def test_the_committed_records_are_reported(folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
     from fer_jax.__main__ import main
 

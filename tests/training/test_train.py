@@ -202,7 +202,7 @@ def test_data_of_another_content_are_refused(finished: pathlib.Path, folder: pat
 
 @pytest.mark.slow
 def test_a_run_of_many_parts(folder: pathlib.Path) -> None:
-    """Views that grow, windows, the mean of the last steps, ten crops: kills in three of its parts change no bit of what it leaves."""
+    """Views that grow, windows, the mean of the last steps, ten crops: kills in two of its parts change no bit of what it leaves."""
     parts = {
         'augment__early_side': '16', 'augment__early_share': '0.4',
         'augment__alternate': 'true',
@@ -213,7 +213,7 @@ def test_a_run_of_many_parts(folder: pathlib.Path) -> None:
         'network__blocks': '8', 'network__attention': 'none',
     }  # fmt: skip
     arguments = overrides(folder, train__checkpoint_every_epochs='0.5', **parts)
-    for step in (10, 25, 35):  # of 42
+    for step in (10, 33):  # of 42
         code, _ = kill_at(step, signal.SIGKILL, folder / 'parts-killed', *arguments)
         assert code == -signal.SIGKILL
     for name, traced in (('parts', ['--config.train.profile=20:22']), ('parts-killed', [])):

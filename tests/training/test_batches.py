@@ -323,11 +323,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.mark.slow
 def test_a_streamed_run_killed_in_an_epoch_is_the_resident_one(folder):
-    """Seven steps an epoch, in calls of at most four, and a checkpoint in the middle of each."""
-    fields = {'train__steps_per_call': '4', 'augment__mixup': '0.2'}
-    common = overrides(
-        folder, **{'train__checkpoint_every_epochs': '0.5', 'epochs': '3', 'train__log_every': '1', 'evaluation__test': 'false'}, **fields
-    )
+    """Seven steps an epoch, and a checkpoint in the middle of each."""
+    fields = {'train__checkpoint_every_epochs': '0.5', 'epochs': '3', 'train__log_every': '1', 'augment__mixup': '0.2'}
+    common = overrides(folder, **fields, evaluation__test='false')
     resident, streamed = folder / 'resident', folder / 'streamed'
     code, _, err = run('train', '--workdir', str(resident), *common, '--config.data.pipeline=resident')
     assert code == 0 and 'streamed' not in err, err

@@ -8,7 +8,7 @@ Command:   python -m fer_jax sweep --config configs/ckplus_folds.py --config.dat
            From FER+'s weights: --config.init_from=ferplus-1.9m and another --workdir
 Hardware:  any
 Time:      60 epochs of about 785 images a fold; on four shared CPU cores, at 200 images/s, about 4 minutes each
-Accuracy:  not measured: the images come under a signed agreement. By raw pixels' nearest neighbour 62.0 %
+Accuracy:  from FER+'s weights 94.29 % by one crop and 95.01 % by ten (results/ckplus-folds)
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """CK+ as most papers split it: 70/30 by image at random, ten draws, which make one row of the report: their mean and spread.
 
 The names share what stands before `-draw`. The same face, and mostly the same film, stands on both sides of such a split: the
-nearest training image by raw pixels alone is right for about 93 % of the test images (`one_nearest_neighbour` in each result.json).
+nearest training image by raw pixels alone is right for about 87 % of the test images (`one_nearest_neighbour` in each result.json).
 What a network does on people it has not seen is asked by configs/ckplus_folds.py. Meant for CK+48's folder or the original films;
 ckextended.csv comes with splits of its own, which would stand.
 

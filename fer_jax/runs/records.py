@@ -143,6 +143,10 @@ def read_run(folder: pathlib.Path) -> Run:
     result = read_json(path)
     check_fields(result, RESULT_FIELDS | ({'one_nearest_neighbour': SHARE_FIELDS} if 'one_nearest_neighbour' in result else {}), path)
     found = [read_evaluation(scoring) for scoring in sorted((folder / 'evaluations').glob('best-*/result.json'))]
+    # Of folds the test has one title, by which the parts that each has scored are put together.
+    own, common = f'(fold {config.data.fold} of {config.data.folds})', f'({config.data.folds} folds)'
+    for titles in (result['split_titles'], *(each.summary['protocol'] for each in found)):
+        titles |= {name: title.replace(own, common) for name, title in titles.items() if name in ('test', 'split')}
     evaluations = {(each.summary['protocol']['split'], each.summary['protocol']['views']): each for each in found}
     evaluations = repeated(result, config, path) | evaluations
     for evaluation in evaluations.values():

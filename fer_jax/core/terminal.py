@@ -6,6 +6,7 @@ import inspect
 import io
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -75,12 +76,21 @@ def reader_is_gone() -> bool:
 
 
 def tell_warnings(command: str) -> None:
-    """Warnings about the user's data are one line each; those that libraries give one another are not the user's."""
+    """Warnings about the user's data are one line each; those that libraries give one another are not the user's.
+
+    A Ctrl-C that Python drops, as it does one that comes within a `__del__` or a callback of the garbage collection, of which JAX has one,
+    comes again a moment later.
+    """
     for name in ('absl', 'asyncio', 'concurrent.futures'):  # Orbax and TFDS; what fails in them is raised, too, and told once
         logging.getLogger(name).setLevel(logging.CRITICAL)
     elsewhere = sys.unraisablehook
 
     def tell_unraisable(unraisable: Any) -> None:
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            again = threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+            again.daemon = True
+            again.start()
+            return
         # When one of Orbax's reads has met an error, which is raised and told, the others that were under way have nobody to tell:
         # they find tensorstore's event loop closed, or end when their coroutines are collected.
         orphan = inspect.iscoroutine(unraisable.object) and '/orbax/' in unraisable.object.cr_code.co_filename

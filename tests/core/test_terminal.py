@@ -4,6 +4,8 @@ import contextlib
 import errno
 import io
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -50,3 +52,25 @@ def test_a_full_disk_below_the_output_is_told_at_the_end(code, left_with, capsys
         assert end.value.code == left_with
     told = 'error: some of what was printed is lost (No space left on device); files that were written are whole\n'
     assert capsys.readouterr().err == told
+
+
+DROPPED = """
+import signal, time
+from fer_jax.core.terminal import tell_warnings
+
+class Dropping:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+tell_warnings('serve')
+try:
+    Dropping()
+    time.sleep(30)
+except KeyboardInterrupt:
+    print('heeded')
+"""
+
+
+def test_an_interrupt_that_python_drops_is_heeded_a_moment_later():
+    done = subprocess.run([sys.executable, '-c', DROPPED], capture_output=True, text=True, timeout=25)
+    assert (done.stdout, done.stderr) == ('heeded\n', '')

@@ -6,13 +6,12 @@ A step is gather from the data on the device, augmentation, forward, backward, c
 weights; fer_jax also counts the batch's correct answers. Before the race fer_jax and each PyTorch contender start from
 the same weights and take eight steps on the same batches; where their losses, weights or averages part by more than
 rounding explains (what it does to fer_jax itself is measured beside them), nothing is timed. All contenders have the same
-environment, with the allocator's settings of launch/setup.sh (GLIBC_TUNABLES= in front of the command leaves those out).
+environment, with the allocator that `train` chooses (GLIBC_TUNABLES= in front of the command leaves it out).
 """
 
 import dataclasses
 import os
 import statistics
-import subprocess
 from typing import Any
 
 import jax
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from ml_collections import ConfigDict
 
-from benchmarks.side_by_side import ROOT, Contender, Round, race, ratio, record, serve
+from benchmarks.side_by_side import Contender, Round, race, ratio, record, serve
 from benchmarks.torch_peer import Network, Trainer, load_variables, uncovered
 from benchmarks.torch_zoo import resnet18, vgg13
 from benchmarks.training_step import (
@@ -35,12 +34,12 @@ from benchmarks.training_step import (
     random_dataset,
     repeated,
 )
+from fer_jax.core.allocator import CHOSEN_BY, settings
 from fer_jax.core.config import load_config
 from fer_jax.core.mesh import replicate
 from fer_jax.training.step import make_batch
 
 MODULE = 'benchmarks.train_throughput'
-ALLOCATOR = ('LD_PRELOAD', 'MALLOC_CONF', 'GLIBC_TUNABLES')  # the environment variables that launch/setup.sh may set
 # What torch.compile is given; None is eager mode.
 PEERS: dict[str, dict[str, Any] | None] = {
     'torch eager': None,
@@ -176,10 +175,8 @@ def make(name: str, options: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
 
 
 def same_environment() -> dict[str, str]:
-    """This process's environment variables, with the allocator's as the launch scripts set them."""
-    script = '. launch/setup.sh; accelerator=$(choose_accelerator); tune_allocator; env -0'
-    variables = subprocess.run(['bash', '-c', script], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout.split('\0')
-    return os.environ | {name: value for name, _, value in (line.partition('=') for line in variables) if name in ALLOCATOR}
+    """This process's environment variables, with those of the allocator that `python -m fer_jax train` would choose."""
+    return os.environ | settings(os.environ)
 
 
 def check_all(names: list[str], dtype: str, overrides: dict[str, str], variables: dict[str, str]) -> list[dict[str, Any]]:
@@ -244,7 +241,7 @@ def main() -> None:
     ratios = {name: ratio(rates, 'fer_jax', name) for name in names if name != 'fer_jax'} if 'fer_jax' in names else {}
     for about in abouts.values():
         about.pop('environment', None)
-    allocator = {name: variables[name] for name in ALLOCATOR if name in variables}
+    allocator = {name: variables[name] for name in CHOSEN_BY if name in variables}
     measured = {'batch_size': config.batch_size, 'dtype': config.network.dtype, 'allocator': allocator}
     measured |= {'images_per_second': rates, 'medians': {name: statistics.median(rate) for name, rate in rates.items()}}
     record(options.out, measured | {'fer_jax_times_as_fast_as': ratios, 'contenders': abouts, 'same_work': checks}, where)

@@ -30,7 +30,6 @@ setup() { # setup run|dev
         up_to_date "$1" || make_environment "$1" # another start may have made it meanwhile
         unlock
     fi
-    tune_allocator
     export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 }
 
@@ -203,23 +202,3 @@ lock() {
 
 # A training run must not hold the lock for its hours.
 unlock() { exec 9<&-; }
-
-# XLA on CPU allocates and frees its buffers, tens of megabytes each, every step. By default glibc gives such memory back
-# to the kernel at once, and the next step faults it in again page by page; on a virtual machine it may go back to the
-# host, and be as slow to get again. jemalloc, where the system has it, is told to keep everything. Else glibc is: no block
-# is mapped for itself, heaps grow by 256 MB, are not trimmed, and may use huge pages. (One heap for all threads,
-# arena_max=1, would keep a little more; but compiling litters it, and its threads then wait for its lock half of the time.)
-tune_allocator() {
-    local name library
-    for name in LD_PRELOAD MALLOC_CONF GLIBC_TUNABLES; do
-        [ -z "${!name+set}" ] || return 0
-    done
-    [ "$accelerator" = cpu ] && getconf GNU_LIBC_VERSION >/dev/null 2>&1 || return 0
-    library=$(PATH="$PATH:/usr/sbin:/sbin" ldconfig -p 2>/dev/null | awk '$1 == "libjemalloc.so.2" { print $NF; exit }')
-    if [ -n "$library" ]; then
-        export LD_PRELOAD="$library" MALLOC_CONF=dirty_decay_ms:-1,muzzy_decay_ms:-1,thp:always
-    else
-        local m=glibc.malloc
-        export GLIBC_TUNABLES="$m.mmap_max=0:$m.top_pad=268435456:$m.trim_threshold=68719476736:$m.hugetlb=1"
-    fi
-}

@@ -55,7 +55,7 @@ def start(
         stdout=subprocess.PIPE if to is None else subprocess.DEVNULL,
         stderr=subprocess.PIPE if to is None else to,
         text=True,
-        env=os.environ | {'JAX_PLATFORMS': 'cpu'} | environment,
+        env=os.environ | {'JAX_PLATFORMS': 'cpu', 'MALLOC_CONF': ''} | environment,  # whose allocator is chosen need not start again
         **options,
     )
 

@@ -203,7 +203,7 @@ def take_to_the_end(runs: list[SweepRun]) -> dict[str, Diverged]:
 def give_memory_back() -> None:
     """Frees what the run before held: arrays and programs that hang on one another in circles, and the memory that they were in.
 
-    The allocator that the launch scripts choose keeps all that it ever had, which from run to run is more and more.
+    The allocator that core/allocator chooses keeps all that it ever had, which from run to run is more and more.
     """
     gc.collect()
     process = ctypes.CDLL(None)

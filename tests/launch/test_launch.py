@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import platform
 import shutil
 import signal
 import subprocess
@@ -357,21 +356,3 @@ def test_a_folder_that_cannot_be_written_is_named(machine):
     code, _, err = machine.run('train', FER_JAX_VENV='file/venv')
     assert code == 1
     assert err.endswith('fer_jax: cannot write to file/venv; name another folder in FER_JAX_VENV\n')
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='settings of glibc')
-def test_the_allocator_is_tuned_on_cpu_unless_the_user_did(machine):
-    assert 'GLIBC_TUNABLES=glibc.malloc.mmap_max=0:' in machine.run('train')[1]
-    assert 'GLIBC_TUNABLES=mine\n' in machine.run('train', GLIBC_TUNABLES='mine')[1]
-    assert 'GLIBC_TUNABLES' not in machine.run('train', FER_JAX_ACCELERATOR='tpu')[1]
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='ldconfig is of glibc')
-def test_jemalloc_is_taken_where_the_system_has_it(machine):
-    library = machine.home / 'libjemalloc.so.2'
-    mapped = pathlib.Path('/proc/self/maps').read_text().splitlines()
-    shutil.copy(next(line.split()[-1] for line in mapped if 'libm.so' in line), library)  # any library that can be loaded
-    machine.command('ldconfig', f'#!/usr/bin/env bash\necho "    libjemalloc.so.2 (libc6,x86-64) => {library}"\n')
-    out = machine.run('train')[1]
-    assert f'LD_PRELOAD={library}\n' in out and 'MALLOC_CONF=dirty_decay_ms:-1,' in out and 'GLIBC_TUNABLES' not in out
-    assert 'LD_PRELOAD' not in machine.run('train', MALLOC_CONF='mine')[1]

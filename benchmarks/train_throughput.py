@@ -36,6 +36,7 @@ from benchmarks.training_step import (
 )
 from fer_jax.core.allocator import CHOSEN_BY, settings
 from fer_jax.core.config import load_config
+from fer_jax.core.memory import host_room
 from fer_jax.core.mesh import replicate
 from fer_jax.training.step import make_batch
 
@@ -176,7 +177,7 @@ def make(name: str, options: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
 
 def same_environment() -> dict[str, str]:
     """This process's environment variables, with those of the allocator that `python -m fer_jax train` would choose."""
-    return os.environ | settings(os.environ)
+    return os.environ | settings(os.environ, host_room().left)
 
 
 def check_all(names: list[str], dtype: str, overrides: dict[str, str], variables: dict[str, str]) -> list[dict[str, Any]]:

@@ -26,22 +26,21 @@ def with_ldconfig(folder: pathlib.Path, line: str) -> dict[str, str]:
 
 def test_glibc_keeps_what_it_has(tmp_path):
     kept = 'mmap_max=0', 'top_pad=268435456', 'trim_threshold=68719476736', 'hugetlb=1'
-    assert settings(CPU | with_ldconfig(tmp_path, '')) == {'GLIBC_TUNABLES': ':'.join(f'glibc.malloc.{each}' for each in kept)}
+    assert settings(CPU | with_ldconfig(tmp_path, ''), 32 << 30) == {'GLIBC_TUNABLES': ':'.join(f'glibc.malloc.{each}' for each in kept)}
 
 
-def test_jemalloc_is_taken_where_the_system_has_it(tmp_path):
-    assert settings(CPU | with_ldconfig(tmp_path, LISTED)) == {
-        'LD_PRELOAD': '/usr/lib/a folder/libjemalloc.so.2',
-        'MALLOC_CONF': 'dirty_decay_ms:-1,muzzy_decay_ms:-1,thp:always',
-    }
+@pytest.mark.parametrize(('gigabytes', 'conf'), [(32, 'dirty_decay_ms:-1,muzzy_decay_ms:-1,thp:always'), (4, 'thp:always')])
+def test_jemalloc_is_taken_where_the_system_has_it_and_keeps_all_where_there_is_plenty(gigabytes, conf, tmp_path):
+    found = settings(CPU | with_ldconfig(tmp_path, LISTED), gigabytes << 30)
+    assert found == {'LD_PRELOAD': '/usr/lib/a folder/libjemalloc.so.2', 'MALLOC_CONF': conf}
 
 
 @pytest.mark.parametrize('name', ['LD_PRELOAD', 'MALLOC_CONF', 'GLIBC_TUNABLES'])
 def test_who_has_chosen_is_left_alone(name, tmp_path):
-    assert settings(CPU | with_ldconfig(tmp_path, LISTED) | {name: ''}) == {}
+    assert settings(CPU | with_ldconfig(tmp_path, LISTED) | {name: ''}, 32 << 30) == {}
 
 
-CALL = 'import json, os; from fer_jax.core.allocator import settings; print(json.dumps(settings(os.environ)))'
+CALL = 'import json, os; from fer_jax.core.allocator import settings; print(json.dumps(settings(os.environ, 32 << 30)))'
 
 
 def test_what_ulimit_bounds_is_not_kept(tmp_path):

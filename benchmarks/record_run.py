@@ -37,7 +37,7 @@ def record_run(run: pathlib.Path, record: pathlib.Path) -> None:
     if (run / 'sweep.json').exists():
         files = [run / 'sweep.json', *(path for path in sorted(run.glob('*/seed*/*')) if path.name in RECORDED and path.suffix != '.png')]
     else:
-        files = [run / name for name in RECORDED]
+        files = [run / name for name in RECORDED if name != 'curves.png' or (run / name).exists()]  # of evaluation.figures
         files += [path for path in sorted(run.glob('evaluations/*/*')) if path.name in OF_AN_EVALUATION]
     record.mkdir(parents=True)
     for path in files:

@@ -123,6 +123,7 @@ def main() -> None:
     parser.add_argument('--torch', type=pathlib.Path, help=argparse.SUPPRESS)
     parser.add_argument('--fields', type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args(rest)
+    options.targets.sort()  # a run ends at the last
     if options.torch:
         with open(options.torch / 'validations.jsonl', 'w', buffering=1) as log:
             for accuracy in torch_worker(load_config(CONFIG, options.fields), options.torch):

@@ -88,9 +88,9 @@ def attend(processes: list[subprocess.Popen], signals: list[int], patience: floa
     """Waits for all of them, and returns their exit codes, in which -N stands for signal N.
 
     The first of `signals` is passed on to one process, the second kills all. They are killed too when they do not end by
-    themselves within `patience` seconds after one of them has.
+    themselves within `patience` seconds after one of them has failed or stopped: one that is frozen heeds nothing else.
     """
-    passed, deadline = 0, float('inf')
+    passed, deadline, told = 0, float('inf'), False
     while running := [process for process in processes if process.poll() is None]:
         if len(signals) > passed:
             passed = len(signals)
@@ -99,9 +99,12 @@ def attend(processes: list[subprocess.Popen], signals: list[int], patience: floa
             else:
                 deadline = 0
         ended = [process.returncode for process in processes if process.returncode not in (None, DONE, STOPPED)]
-        if ended and deadline == float('inf'):
+        if any(process.returncode == STOPPED for process in processes):
+            deadline = min(deadline, time.monotonic() + patience)
+        if ended and not told:
+            told = True
             # One that dies of what was passed on had not joined the others yet: they would wait for it in vain.
-            deadline = time.monotonic() + (0 if passed and -signal.SIGTERM in ended else patience)
+            deadline = min(deadline, time.monotonic() + (0 if passed and -signal.SIGTERM in ended else patience))
             if ended[0] < 0 and not passed:
                 # Before a stack trace of JAX's C++, which is how those end that wait in it for the lost one to join.
                 lost = [process.returncode for process in processes].index(ended[0])

@@ -208,7 +208,7 @@ verdict() { # verdict TEXT: the exit code of training by what the workers say of
         ' 0 ') return 0 ;;
         *' 2 '*) return 2 ;;
         *' stopped '*) return 75 ;;
-        *running* | ' ') return "$BROKEN" ;;
+        *running* | '  ') return "$BROKEN" ;;
         *none* | *' 75 '* | *' 1'[2-9][0-9]' '*) # stopped by a preemption, or lost a process
             start=''
             return "$BROKEN"

@@ -277,6 +277,17 @@ def test_a_record_names_no_folder_and_shows_no_face(tmp_path):
         record_run(run, tmp_path / 'record')
 
 
+def test_a_run_without_figures_is_recorded_whole(tmp_path):
+    run = tmp_path / 'run'
+    (run / 'evaluations' / 'best-test-centre').mkdir(parents=True)
+    for name in ('config.json', 'environment.json', 'result.json', 'metrics.jsonl', 'evaluations/best-test-centre/result.json'):
+        (run / name).write_text('{}')
+    record_run(run, tmp_path / 'record')
+    names = {path.name for path in (tmp_path / 'record').rglob('*') if path.is_file()}
+    assert names == {'config.json', 'environment.json', 'result.json', 'metrics.jsonl'}
+    assert (tmp_path / 'record/evaluations/best-test-centre/result.json').exists()
+
+
 def test_the_record_of_a_sweep_has_of_each_run_what_made_it_and_what_it_scored(tmp_path):
     run = tmp_path / 's' / 'a' / 'seed0'
     (run / 'evaluations' / 'best-test-ten').mkdir(parents=True)

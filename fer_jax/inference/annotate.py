@@ -12,9 +12,11 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from fer_jax.core.errors import printable
 from fer_jax.data.images import Box
 from fer_jax.inference.face import Face
 from fer_jax.inference.faces import Photo, opencv, shared
+from fer_jax.inference.sources import name_lost
 
 # By the class's position; the last for those beyond. Light enough for black text, and apart for those who see few colours.
 COLOURS = ('#f26b5b', '#9acd5a', '#b58ce8', '#ffc845', '#62a8f0', '#f49ac1', '#c8c8c8', '#57d0c0', '#e0a070', '#ffffff')
@@ -167,9 +169,14 @@ def video_writer(path: pathlib.Path, rate: float, size: tuple[int, int]) -> Iter
     cv2 = opencv('writing a video')
     temporary = path.with_name(f'.{secrets.token_hex(4)}-{path.name}')
     even = size[0] + size[0] % 2, size[1] + size[1] % 2  # as the codec wants it
+    if name_lost(str(temporary)):
+        raise OSError(f'{printable(str(path))}: its name is no UTF-8, and OpenCV cannot write it')
+    written, whole = 0, False
     writer = cv2.VideoWriter(str(temporary), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*'mp4v'), rate, even)
 
     def write(photo: Photo) -> None:
+        nonlocal written
+        written += 1
         if photo.shape[1::-1] != size:  # a video may change its size on the way, a file written here not
             photo = cv2.resize(photo, size)
         spare = ((0, even[1] - photo.shape[0]), (0, even[0] - photo.shape[1]), (0, 0))
@@ -181,8 +188,14 @@ def video_writer(path: pathlib.Path, rate: float, size: tuple[int, int]) -> Iter
         yield write
     finally:
         writer.release()
-        if temporary.exists():
+        # OpenCV tells nobody that the disk was full: what it wrote then has no end, and cannot be opened.
+        whole = written > 0 and cv2.VideoCapture(str(temporary), cv2.CAP_FFMPEG).isOpened()
+        if whole:
             os.replace(temporary, path)
+        else:
+            temporary.unlink(missing_ok=True)
+    if written and not whole:
+        raise OSError(f'{path}: could not be written whole; is the disk full?')
 
 
 @functools.cache

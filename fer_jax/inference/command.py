@@ -18,7 +18,7 @@ from fer_jax.inference.display import Display, Targets
 from fer_jax.inference.face import Face
 from fer_jax.inference.faces import Detector
 from fer_jax.inference.output import Ending, open_outputs
-from fer_jax.inference.sources import Shot, distinct, expand, is_camera, is_video_name, make_folders, shots
+from fer_jax.inference.sources import Shot, apart, expand, is_camera, is_video_name, shots
 from fer_jax.inference.tracks import Track, follow
 
 
@@ -119,6 +119,8 @@ def look(
 ) -> Iterator[Shot]:
     """The pictures of all files and cameras until it is `stopped`; `fail` is told which cannot be read."""
     for name in names:
+        if stopped():
+            return
         try:
             for shot in shots(name, detector, manner.every, manner.detect_every, manner.megapixels):
                 yield shot
@@ -168,14 +170,3 @@ def timeline_files(folder: pathlib.Path, names: Mapping[str, str]) -> dict[str, 
     """Video or camera → the picture of its probabilities over time; InputError as of `drawn_files`."""
     moving = {file: f'camera{name}' if is_camera(file) else name for file, name in names.items() if is_camera(file) or is_video_name(name)}
     return apart('--timeline', folder, moving, [folder / f'{name}.png' for name in moving.values()])
-
-
-def apart(option: str, folder: pathlib.Path, names: Mapping[str, str], wanted: Sequence[pathlib.Path]) -> dict[str, pathlib.Path]:
-    """Each of `names` with its own of the `wanted` files below the folder, which is made."""
-    targets = distinct(wanted)
-    inputs = {os.path.realpath(file) for file in names}
-    for target in targets:
-        if os.path.realpath(target) in inputs:
-            raise InputError(f'{option} {folder}: that would replace {printable(str(target))}; choose another folder')
-    make_folders(option, folder, targets)
-    return dict(zip(names, targets, strict=True))

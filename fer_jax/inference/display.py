@@ -124,7 +124,7 @@ class Display:
         if shot.source in self._targets.annotated:
             drawn = annotate(shot.photo, faces, self._cropped)
             if video.write is None:
-                rate = (video.footage.rate or USUAL_RATE) / self._every
+                rate = max(1.0, (video.footage.rate or USUAL_RATE) / self._every)  # FFmpeg takes no film of much less
                 writer = video_writer(self._targets.annotated[shot.source], rate, drawn.shape[1::-1])
                 video.write = video.film.enter_context(writer)
             video.write(drawn)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from fer_jax.core.config import check_config, load_config, set_field
-from fer_jax.core.errors import InputError
+from fer_jax.core.errors import InputError, printable
 from fer_jax.core.files import write_atomic
 from fer_jax.core.terminal import now_and_then
 from fer_jax.data.schema import Dataset
@@ -22,7 +22,7 @@ from fer_jax.inference.classifier import Classifier, make_classifier
 from fer_jax.inference.faces import Cut, Detector
 from fer_jax.inference.runtimes import framed
 from fer_jax.inference.saliency import grad_cam, occlusion
-from fer_jax.inference.sources import distinct, expand, is_camera, is_video_name, make_folders, shots
+from fer_jax.inference.sources import apart, expand, is_camera, is_video_name, make_folders, shots
 from fer_jax.runs.weights import read_weights
 
 if TYPE_CHECKING:
@@ -94,13 +94,12 @@ def explain_photographs(
     """
     model = make_classifier(read_weights(source))
     asked = None if label is None else model.label(label)
-    paths = [path for photograph in photographs for path in expand(photograph)[0]]
+    paths = list(dict.fromkeys(path for photograph in photographs for path in expand(photograph)[0]))
     moving = [path for path in paths if is_camera(path) or is_video_name(path)]
     if moving:
         raise InputError(f'{moving[0]}: explain takes photographs, not a video or a camera')
-    make_folders('--out', out)
     code = 0
-    for path, target in zip(paths, distinct(out / f'{pathlib.PurePath(path).stem}.png' for path in paths), strict=True):
+    for path, target in apart('--out', out, paths, [out / f'{pathlib.PurePath(path).stem}.png' for path in paths]).items():
         try:
             (shot,) = shots(path, detector, megapixels=megapixels)
         except InputError as error:
@@ -108,14 +107,14 @@ def explain_photographs(
             code = 2
             continue
         if not shot.cuts:
-            print(f'{path}: no face found; --no-detect takes the whole of it as one')
+            print(f'{printable(path)}: no face found; --no-detect takes the whole of it as one')
             continue
         found = explain(model, np.stack([each.pixels for each in largest(shot.cuts)]), asked)
         captions = [caption(model, probabilities) for probabilities in found.probabilities]
         about = 'what it is taken for' if label is None else f'“{label}”'
-        title = f'{pathlib.PurePath(path).name}, by {model.name}; Grad-CAM and occlusion ask about {about}'
+        title = f'{printable(pathlib.PurePath(path).name)}, by {model.name}; Grad-CAM and occlusion ask about {about}'
         write_atomic(target, explanation_png(found, captions, title))
-        print(f'{path}: {"; ".join(captions)} → {target}')
+        print(f'{printable(path)}: {"; ".join(captions)} → {printable(str(target))}')
     return code
 
 

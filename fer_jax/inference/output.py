@@ -46,9 +46,15 @@ def open_outputs(files: dict[str, pathlib.Path | None], about: dict[str, Any], e
     """
     with contextlib.ExitStack() as stack:
         writes: list[Write] = []
+        taken: dict[str, str] = {}
         for option, path in files.items():
             try:
                 if path:
+                    if path.is_dir():
+                        raise InputError(f'{option} {path}: is a folder; name a file in it')
+                    other = taken.setdefault(os.path.realpath(path), option)
+                    if other != option and not is_sink(path):
+                        raise InputError(f'{option} {path}: {other} is written there; name another file')
                     make, is_stream = WRITERS[option]
                     at_once = is_sink(path) or is_stream
                     mode = 'a' if is_sink(path) else 'w'

@@ -321,14 +321,20 @@ def make_server(app: ASGIApp, limits: Limits) -> uvicorn.Server:
     return uvicorn.Server(uvicorn.Config(app, http=impatient(limits.seconds), timeout_graceful_shutdown=5, **options))
 
 
+def names_here(address: str, port: int) -> set[str] | None:
+    """What a client on this computer may call the service in Host and Origin; None for an address that others reach too."""
+    if not ipaddress.ip_address(address).is_loopback:
+        return None
+    names = {f'[{address}]' if ':' in address else address, 'localhost'}
+    return {f'{name}:{port}' for name in names} | (names if port == 80 else set())  # which clients leave out
+
+
 def run(service: Service, listener: socket.socket, what: str, pages: Sequence[Route] = ()) -> None:
     """Says where the service is and `what` it does, and answers until Ctrl-C."""
     address, port = listener.getsockname()[:2]
-    name = f'{f"[{address}]" if ":" in address else address}:{port}'
-    hosts = {name, f'localhost:{port}'} if ipaddress.ip_address(address).is_loopback else None
-    print(f'http://{name} {what}; Ctrl-C ends it', flush=True)
+    print(f'http://{f"[{address}]" if ":" in address else address}:{port} {what}; Ctrl-C ends it', flush=True)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn has stopped by then
-        make_server(make_app(service, hosts, pages), service.limits).run(sockets=[listener])
+        make_server(make_app(service, names_here(address, port), pages), service.limits).run(sockets=[listener])
 
 
 def serve(source: str, views: str, host: str, port: int, detectors: Sequence[Detector], limits: Limits) -> None:

@@ -4,7 +4,7 @@ import itertools
 import os
 import pathlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +23,8 @@ VIDEO_ENDINGS = ('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg
 DEMUXERS = 'mov,avi,matroska,mpeg,mpegts,asf,flv,ogg'
 MISSING = 0.02  # of a video's frames: so many less than it says are no fault, for some forms only estimate their number
 USUAL_RATE = 25.0  # frames a second, where nothing says it
+JUMP = 1.0  # seconds that a video's clock may go back from frame to frame, as some do by a few frames, before it counts as a new one
+MOST_RATE = 480.0  # frames a second: what says more means its clock, not its frames, and knows not how many it has
 PATIENCE = 100  # frames in a row that cannot be decoded; then the rest is given up
 
 
@@ -52,7 +54,7 @@ def is_video_name(name: str) -> bool:
 
 def is_camera(source: str) -> bool:
     """Whether it is a camera's number, and no file of that name."""
-    return source.isdecimal() and not os.path.exists(source)
+    return source.isdecimal() and int(source) < 1 << 31 and not os.path.exists(source)
 
 
 def expand(source: str) -> tuple[list[str], list[str]]:
@@ -132,22 +134,44 @@ def look(content: bytes, detect: Detector | None, source: str = '', megapixels: 
     return Shot(source, None, photo, cuts, scale=scale)
 
 
+class Clock:
+    """When the frames of a video are shown, in seconds; never earlier than the frame before."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate, self.number, self.now, self.shift = rate, 0, 0.0, 0.0
+
+    def at(self, number: int, milliseconds: float) -> float:
+        """Of the frame `number`, as the video says or, where it does not, by the number."""
+        if 0 < milliseconds < np.inf:
+            told = milliseconds / 1000
+            if told + self.shift < self.now - JUMP:  # another film was put behind, whose clock begins anew
+                self.shift = self.now + (number - self.number) / self.rate - told
+            told += self.shift
+        else:
+            told = number / self.rate
+        self.number, self.now = number, max(self.now, told)
+        return self.now
+
+
 def frames(source: str, detect: Detector | None, every: int, detect_every: float) -> Iterator[Shot]:
     """One in `every` frames of a video or camera, one in memory at a time."""
     camera = is_camera(source)
     name = f'camera {source}' if camera else printable(source)
     os.environ.setdefault('OPENCV_FFMPEG_CAPTURE_OPTIONS', f'format_whitelist;{DEMUXERS}')
     cv2 = opencv('reading a camera' if camera else 'reading a video')
+    if name_lost(source):
+        raise InputError(f'{name}: its name is no UTF-8, and OpenCV cannot open it; give it another')
     # A path from the root, for FFmpeg takes what stands before a colon for a protocol.
     capture = cv2.VideoCapture(int(source)) if camera else cv2.VideoCapture(os.path.abspath(source), cv2.CAP_FFMPEG)
     try:
         if not capture.isOpened():
             raise InputError(f'{name}: {"cannot be opened" if camera else "cut short, damaged, or no video of a known kind"}')
         promised, rate = (max(0.0, float(np.nan_to_num(capture.get(field)))) for field in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
-        promised = 0 if camera else int(min(promised, 1e9))
+        rate = rate if rate <= MOST_RATE else 0.0
+        promised = int(min(promised, 1e9)) if rate and not camera else 0
         footage = Footage(promised, rate)
         read = number = failed = inside = 0
-        begin, now = time.monotonic(), 0.0
+        begin, clock = time.monotonic(), Clock(rate or USUAL_RATE)
         find = Watcher(detect, detect_every) if detect else lambda photo, time: [whole(photo)]
         # A frame that cannot be decoded takes one failed call, and the next may be good again.
         while failed < (PATIENCE if number < promised else 1):
@@ -159,7 +183,7 @@ def frames(source: str, detect: Detector | None, every: int, detect_every: float
                 inside, failed, read = inside + failed, 0, read + 1
             if frame is not None and wanted:
                 photo = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-                now = time.monotonic() - begin if camera else max(now, seconds(capture.get(cv2.CAP_PROP_POS_MSEC), number, rate))
+                now = time.monotonic() - begin if camera else clock.at(number, capture.get(cv2.CAP_PROP_POS_MSEC))
                 yield Shot(source, number, photo, find(photo, now), footage, now)
             number += 1
         if camera:
@@ -172,6 +196,17 @@ def frames(source: str, detect: Detector | None, every: int, detect_every: float
         capture.release()
 
 
-def seconds(milliseconds: float, number: int, rate: float) -> float:
-    """When a video's frame is shown: as the video says or, where it does not, by the frame's number, at USUAL_RATE if need be."""
-    return milliseconds / 1000 if 0 < milliseconds < np.inf else number / (rate or USUAL_RATE)
+def name_lost(path: str) -> bool:
+    """Whether a file's name has bytes that are no UTF-8, on which OpenCV ends the process."""
+    return any('\ud800' <= letter <= '\udfff' for letter in path)
+
+
+def apart(option: str, folder: pathlib.Path, names: Collection[str], wanted: Sequence[pathlib.Path]) -> dict[str, pathlib.Path]:
+    """Each of the files `names` with its own of the `wanted` ones below the folder, which is made; InputError where that is one of them."""
+    targets = distinct(wanted)
+    inputs = {os.path.realpath(file) for file in names}
+    for target in targets:
+        if os.path.realpath(target) in inputs:
+            raise InputError(f'{option} {folder}: that would replace {printable(str(target))}; choose another folder')
+    make_folders(option, folder, targets)
+    return dict(zip(names, targets, strict=True))

@@ -32,9 +32,11 @@ class Checkpoints:
     what run this is and how far its log and its best score had come, and the checksums of all.
     """
 
-    def __init__(self, folder: pathlib.Path, keep: int):
+    def __init__(self, folder: pathlib.Path, keep: int, read_only: bool = False):
+        """Args: read_only: what a run that saves there has under way is left alone, not cleared away as what a kill left."""
+
         def manager(name: str, keep: int) -> ocp.CheckpointManager:
-            options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+            options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=not read_only, read_only=read_only)
             return ocp.CheckpointManager((folder / name).absolute(), options=options)
 
         self.folder = folder

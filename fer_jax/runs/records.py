@@ -259,11 +259,13 @@ def make_groups(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
             notes.append(f'{run.folder}: the same run as {other.folder}, counted once')
     groups = []
     for name, by_key in named.items():
-        first = decisive[next(iter(by_key))]
-        differing = [field for field in first if any(decisive[key][field] != first[field] for key in by_key)]
+        first, kinds = decisive[next(iter(by_key))], {json.loads(key)[0] for key in by_key}
+        # A draw's own field is no field of draws, and one of seeds.
+        common = [field for field in first if all(field in decisive[key] for key in by_key)]
+        differing = [field for field in common if any(decisive[key][field] != first[field] for key in by_key)]
         for key, by_draw in by_key.items():
             kind = json.loads(key)[0]
-            told = ', '.join(f'{field}={decisive[key][field]}' for field in differing)
+            told = ', '.join([*[kind] * (len(kinds) > 1), *(f'{field}={decisive[key][field]}' for field in differing)])
             title = f'{name} ({told})' if told else name
             units = [[by_draw[draw]] for draw in sorted(by_draw)] if kind != 'folds' else whole_sets(by_draw, title, notes)
             if units:

@@ -97,7 +97,7 @@ def evaluate_run(workdir: pathlib.Path, checkpoint: str, split: str, views: str,
         set_field(config, field, text)
     run = build(config, training=False)
     canonical = canonical_split(run.dataset, split)
-    with contextlib.closing(Checkpoints(workdir / 'checkpoints', config.train.keep_checkpoints)) as checkpoints:
+    with contextlib.closing(Checkpoints(workdir / 'checkpoints', config.train.keep_checkpoints, read_only=True)) as checkpoints:
         kind, step = checkpoints.find(checkpoint)
         state, record = checkpoints.restore(kind, step, run.abstract_state(), run.mesh)
     check_content(run.dataset, record)

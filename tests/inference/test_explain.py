@@ -1,5 +1,6 @@
 """fer_jax/inference/saliency.py and explain.py: maps against networks whose sums are done by hand, and the pictures of the command."""
 
+import os
 import pathlib
 
 import flax.linen as nn
@@ -172,6 +173,20 @@ def test_photographs_that_cannot_be_read_are_told_and_the_others_explained(weigh
     printed = capsys.readouterr()
     assert printed.err.count('\n') == 1 and printed.err.startswith(f'error: {bad}: not an image')
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['b.png'] and printed.out.startswith(good)
+
+
+def test_a_photograph_is_not_replaced_by_its_explanation(weights, tmp_path, capsys):
+    photographs = [photograph(tmp_path / 'a.png'), photograph(tmp_path / 'b.jpg')]
+    before = (tmp_path / 'a.png').read_bytes()
+    assert main(['explain', *photographs, '--no-detect', '--checkpoint', str(weights), '--out', str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f'error: --out {tmp_path}: that would replace {tmp_path}/a.png')
+    assert (tmp_path / 'a.png').read_bytes() == before and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_photograph_whose_name_is_no_utf_8_is_explained(weights, tmp_path, capsys):
+    os.rename(photograph(tmp_path / 'a.png'), name := os.fsdecode(bytes(tmp_path) + b'/f\xff.png'))
+    assert main(['explain', name, '--no-detect', '--checkpoint', str(weights), '--out', str(tmp_path / 'out')]) == 0
+    assert len(list((tmp_path / 'out').iterdir())) == 1 and capsys.readouterr().err == ''
 
 
 def test_a_photograph_has_the_pixels_that_it_may_have(weights, tmp_path, capsys):

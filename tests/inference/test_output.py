@@ -97,6 +97,17 @@ def test_one_that_cannot_be_written_leaves_nothing_of_the_others(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_and_a_file_that_another_option_has_are_refused(tmp_path):
+    (tmp_path / 'there').mkdir()
+    for files, told in (
+        ({'--json': tmp_path / 'o.json', '--csv': tmp_path / 'there'}, '--csv .*there: is a folder'),
+        ({'--json': tmp_path / 'o', '--csv': tmp_path / 'there' / '..' / 'o'}, '--csv .*: --json is written there'),
+    ):
+        with pytest.raises(InputError, match=told), open_outputs(files, ABOUT, lambda: Ending(0, [], False)):
+            pass
+        assert [path.name for path in tmp_path.iterdir()] == ['there']
+
+
 def test_the_page_names_every_field():
     """The table of docs/predict.md, whose first column has the fields of a face in JSON and the second its columns in a table."""
     rows = re.findall(r'^\| `([^|]*)` \| `([^|]*)` \|', PAGE.read_text(), re.MULTILINE)

@@ -1,6 +1,7 @@
 """`predict`, from Python and as a command: the same probabilities as `evaluate`, and every source answered or named."""
 
 import collections
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -217,6 +218,53 @@ def test_a_video_may_be_named_like_an_address(tmp_path, monkeypatch):
         assert len(list(sources.shots(name, None))) == 4
 
 
+def test_a_video_whose_name_is_no_utf_8_is_told(tmp_path):
+    """On which OpenCV would end the process."""
+    video(tmp_path / 'clip.avi', 4)
+    os.rename(tmp_path / 'clip.avi', name := os.fsdecode(bytes(tmp_path) + b'/f\xff.avi'))
+    with pytest.raises(InputError, match=r'f\\udcff\.avi: its name is no UTF-8'):
+        list(sources.shots(name, None))
+    with pytest.raises(OSError, match='its name is no UTF-8'), annotate.video_writer(pathlib.Path(name), 10.0, (160, 120)):
+        pass
+
+
+def test_time_goes_on_where_one_film_was_put_behind_another(tmp_path):
+    """Two programme streams, one behind the other: FFmpeg gives the second's times from its own begin."""
+    for name in 'ab':
+        writer = cv2.VideoWriter(str(tmp_path / f'{name}.mpg'), cv2.VideoWriter_fourcc(*'PIM1'), 25, (160, 120))
+        for number in range(50):
+            writer.write(photo(120, 160, [(10 + number, 10, 90)]))
+        writer.release()
+    (tmp_path / 'ab.mpg').write_bytes((tmp_path / 'a.mpg').read_bytes() + (tmp_path / 'b.mpg').read_bytes())
+    times = []
+    with contextlib.suppress(InputError):  # the joint may cost some frames
+        for shot in sources.shots(str(tmp_path / 'ab.mpg'), None):
+            times.append(shot.time)
+    assert len(times) >= 90
+    assert np.diff(times).max() < 1 and np.mean(np.diff(times) > 0) > 0.9 and times[-1] > 3
+
+
+def test_a_film_that_the_disk_had_no_room_for_is_told_and_the_one_before_stays(tmp_path):
+    (tmp_path / 'film.mp4').write_text('the one before')
+    code = f"""
+import pathlib, resource, numpy as np
+from fer_jax.inference.annotate import video_writer
+import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+draws = np.random.default_rng(0)
+with video_writer(pathlib.Path({str(tmp_path / 'film.mp4')!r}), 10.0, (160, 120)) as write:
+    for _ in range(40):
+        write(draws.integers(0, 256, (120, 160, 3), np.uint8))
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 1 and 'film.mp4: could not be written whole' in done.stderr
+    assert (tmp_path / 'film.mp4').read_text() == 'the one before' and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_number_that_no_camera_has_is_a_file(tmp_path):
+    assert sources.is_camera('0') and not sources.is_camera('99999999999999')
+
+
 @pytest.fixture
 def folder(tmp_path: pathlib.Path) -> pathlib.Path:
     (tmp_path / 'in/below').mkdir(parents=True)
@@ -302,7 +350,14 @@ def test_one_frame_in_so_many_is_looked_at(tmp_path):
     video(tmp_path / 'a.avi', 12)
     seen = [(shot.frame, shot.time) for shot in sources.shots(str(tmp_path / 'a.avi'), None, every=5)]
     assert seen == [(0, 0.0), (5, pytest.approx(0.5)), (10, pytest.approx(1.0))]
-    assert sources.seconds(-1.0, 50, 0.0) == 2.0, 'where a video says neither times nor a rate'
+
+
+def test_a_videos_clock():
+    clock = sources.Clock(25.0)
+    assert clock.at(50, -1.0) == 2.0, 'where it says nothing, by the number'
+    assert clock.at(51, 2100.0) == 2.1 and clock.at(52, 1900.0) == 2.1, 'frames a little out of order'
+    assert clock.at(54, 40.0) == pytest.approx(2.18), 'a new clock, two frames on'
+    assert clock.at(55, 80.0) == pytest.approx(2.22) and clock.at(56, 400.0) == pytest.approx(2.54)
 
 
 def test_a_signal_ends_a_video_and_keeps_what_was_found(folder, weights, capfd):

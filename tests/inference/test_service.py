@@ -28,7 +28,7 @@ from fer_jax.core.errors import InputError  # noqa: E402
 from fer_jax.inference.classifier import Classifier, load, predict  # noqa: E402
 from fer_jax.inference.faces import Cut, Photo, cut, make_detector  # noqa: E402
 from fer_jax.inference.interface import LIMITS, REFUSALS, Limits  # noqa: E402
-from fer_jax.inference.service import Job, Service  # noqa: E402
+from fer_jax.inference.service import Job, Service, names_here  # noqa: E402
 from tests import drawn  # noqa: E402
 from tests.inference.serving import Answer, ask, bomb, form, image_file, refused, serving  # noqa: E402
 from tests.tiny import ROOT  # noqa: E402
@@ -403,3 +403,9 @@ def test_each_limit_is_an_option() -> None:
     assert [getattr(options, name) for name in Limits._fields] == list(range(2, 2 + len(Limits._fields)))
     with pytest.raises(InputError, match="--waiting: '0' is no whole number from 1 to"):
         parse(['serve', '--waiting=0'])
+
+
+def test_what_the_service_may_be_called():
+    assert names_here('127.0.0.1', 8000) == {'127.0.0.1:8000', 'localhost:8000'}
+    assert names_here('::1', 80) == {'[::1]:80', 'localhost:80', '[::1]', 'localhost'}  # a client leaves out what is the usual port
+    assert names_here('0.0.0.0', 80) is None

@@ -184,13 +184,12 @@ def launcher():
     return module
 
 
-def test_those_that_wait_for_a_lost_one_in_vain_are_killed():
-    programs = ['import sys; sys.exit(1)', 'import time; time.sleep(600)']
+@pytest.mark.parametrize('code', [1, 75])
+def test_those_that_wait_for_a_lost_one_in_vain_are_killed(code):
+    """Also one that is frozen, which the others found lost and ended with 75, to be begun again."""
+    programs = [f'import sys; sys.exit({code})', 'import time; time.sleep(600)']
     started = [subprocess.Popen([sys.executable, '-c', each]) for each in programs]
-    assert launcher().attend(started, [], patience=0.2) == [
-        1,
-        -signal.SIGKILL,
-    ]
+    assert launcher().attend(started, [], patience=0.2) == [code, -signal.SIGKILL]
 
 
 def test_gpus_and_cores_are_shared_out(program, monkeypatch):

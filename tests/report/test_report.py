@@ -231,6 +231,15 @@ def test_draws_make_one_row_and_are_not_paired(tmp_path: pathlib.Path) -> None:
     assert comparison.verdict == 'not paired' and 'draws share images' in comparison.reason
 
 
+def test_draws_and_seeds_of_one_name_are_two_rows(tmp_path: pathlib.Path) -> None:
+    write_run(tmp_path / 'one', 'x', 0, 60)
+    for draw in range(2):
+        write_run(tmp_path / f'draw{draw}', f'x-draw{draw}', 0, 90, fields={'data.split_seed': str(draw)}, content=str(draw))
+    for folders in (['one', 'draw0', 'draw1'], ['draw0', 'draw1', 'one']):
+        groups, _ = make_groups(find_runs([tmp_path / folder for folder in folders])[0])
+        assert {group.title: len(group.units) for group in groups} == {'x (seeds)': 1, 'x (draws)': 2}
+
+
 def test_table_3_stands_below_the_papers(ablation: pathlib.Path) -> None:
     text = (ablation / 'report' / 'report.md').read_text()
     assert cells(text, 'the paper') == ['the paper', '71.80', '99.66', '1,906,382', '']

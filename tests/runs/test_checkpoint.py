@@ -54,6 +54,18 @@ def arrays(folder: pathlib.Path) -> list[pathlib.Path]:
     return [path for path in (folder / 'state').rglob('d/*') if path.is_file()]
 
 
+def test_who_only_reads_leaves_alone_what_is_under_way(checkpoints: Checkpoints) -> None:
+    """What another process is saving has a name of its own until it is complete."""
+    under_way = checkpoints.folder / 'latest' / '30.orbax-checkpoint-tmp'
+    under_way.mkdir()
+    with contextlib.closing(Checkpoints(checkpoints.folder, 2, read_only=True)) as reader:
+        assert reader.find('latest') == ('latest', 20)
+        restored, _ = reader.restore('latest', 20, jax.eval_shape(lambda: state(0)), make_mesh(4))
+    assert int(restored.step) == 20 and under_way.exists()
+    with contextlib.closing(Checkpoints(checkpoints.folder, 2)):
+        assert not under_way.exists()
+
+
 def test_what_was_saved_comes_back_to_the_bit(checkpoints: Checkpoints) -> None:
     restored, damaged = newest(checkpoints)
     assert not damaged and int(restored.step) == 20

@@ -44,10 +44,10 @@ class Progress:
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Leaves what happens inside out of images/s and time left."""
-        start = self._clock()
+        """Leaves what happens inside out of images/s and time left, once, also where there is a pause in it."""
+        start, interval_start = self._clock(), self._interval_start
         yield
-        self._interval_start += self._clock() - start
+        self._interval_start = interval_start + self._clock() - start
 
     def rate(self, step: int) -> float | None:
         """Images/s since the last interval's start, at which the next one starts; None where no time or step has passed."""

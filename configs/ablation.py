@@ -8,7 +8,7 @@ Command:   python -m fer_jax sweep --config configs/ablation.py --config.data.pa
            `--only base,sa-base-g4-ca` for some of them; the same command again goes on, on as many hosts as see the folder
 Hardware:  any; one run at a time on each
 Time:      not measured yet. 70 runs; one of 36 epochs took 52 minutes on three shared CPU cores, which would make 61 hours
-Accuracy:  2 epochs, one or two seeds: 44 to 47 %, no difference real (results/ablation-cpu); at length not measured.
+Accuracy:  2 epochs, three seeds: 44 to 47 %, no difference real (results/ablation-cpu); at length not measured.
            The paper's, in the first seven's order: 69.82, 70.27, 69.23, 70.30, 69.57, 70.97, 71.80 %, one run each
 """
 

@@ -8,7 +8,7 @@ ckextended.csv comes with splits of its own, which would stand.
 Command:   python -m fer_jax sweep --config configs/ckplus.py --config.data.path=CK+48 --seeds 0 --workdir runs/ckplus-random
            From FER+'s weights: --config.init_from=ferplus-1.9m and another --workdir
 Hardware:  any
-Time:      60 epochs of 589 images a draw; on one core of two, at 90 images/s, about 7 minutes each
+Time:      60 epochs of 589 images a draw; on one core of two 7 to 12 minutes each, beside other work
 Accuracy:  from FER+'s weights 98.81 % by one crop and 99.15 % by ten, the mean of ten draws (results/ckplus-random). The paper says
            99.66 %, which is one error in about 294
 """

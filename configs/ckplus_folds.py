@@ -7,7 +7,7 @@ them tested once. Validation is of other subjects again. The nearest training im
 Command:   python -m fer_jax sweep --config configs/ckplus_folds.py --config.data.path=CK+48 --seeds 0 --workdir runs/ckplus-folds
            From FER+'s weights: --config.init_from=ferplus-1.9m and another --workdir
 Hardware:  any
-Time:      60 epochs of about 785 images a fold; on one core of two, at 95 images/s, about 9 minutes each
+Time:      60 epochs of about 785 images a fold; on one core of two 9 to 13 minutes each, beside other work
 Accuracy:  from FER+'s weights 94.29 % by one crop and 95.01 % by ten (results/ckplus-folds)
 """
 

@@ -73,7 +73,7 @@ def tell(text: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done, 1 the run failed, 2 the input is wrong, 75 stopped by a signal and to be resumed."""
+    """Exit code: 0 done, 1 the run failed, 2 the input is wrong, 75 stopped by a signal and to be resumed, 130 Ctrl-C elsewhere."""
     try:
         options = parse(sys.argv[1:] if arguments is None else arguments)
         check_limits(limits())

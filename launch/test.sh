@@ -3,7 +3,7 @@
 #
 #   ./launch/test.sh                        the quick tests
 #   ./launch/test.sh --slow                 the long ones
-#   ./launch/test.sh tests/training/test_losses.py   and whatever else pytest takes (-n 0 --pdb, -k name, …)
+#   ./launch/test.sh tests/training/test_step.py     and whatever else pytest takes (-n 0 --pdb, -k name, …)
 set -eu
 
 # shellcheck source-path=SCRIPTDIR source=setup.sh

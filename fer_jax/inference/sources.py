@@ -54,7 +54,7 @@ def is_video_name(name: str) -> bool:
 
 def is_camera(source: str) -> bool:
     """Whether it is a camera's number, and no file of that name."""
-    return source.isdecimal() and int(source) < 1 << 31 and not os.path.exists(source)
+    return source.isdecimal() and len(source) < 10 and not os.path.exists(source)
 
 
 def expand(source: str) -> tuple[list[str], list[str]]:

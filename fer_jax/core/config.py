@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
 from fer_jax.core.errors import InputError, unknown
-from fer_jax.core.fields import ARGUMENTS, BOUNDS, CHOICES, WINDOWS, default_config
+from fer_jax.core.fields import ARGUMENTS, BOUNDS, CHOICES, MOVABLE, WINDOWS, default_config
 
 PACKAGE = pathlib.Path(__file__).parent.parent
 # The configurations that come with the package: inside it when it was installed, beside it in a checkout, where people edit them.
@@ -249,6 +249,15 @@ def check_network(network: ConfigDict) -> None:
 def values(config: ConfigDict) -> dict[str, Any]:
     """Dotted name → plain value of every field."""
     return {field: value.get() if isinstance(value, FieldReference) else value for field, value in fields(config).items()}
+
+
+def decisive_values(config: ConfigDict) -> dict[str, Any]:
+    """`values` of what decides the result; of FER+'s votes, wherever they lie, only whether there are any."""
+    return {
+        field: value is not None if field == 'data.votes' else value
+        for field, value in values(config).items()
+        if field == 'data.votes' or field not in MOVABLE
+    }
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:

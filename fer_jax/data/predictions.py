@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32
 
 from fer_jax.core.errors import InputError
-from fer_jax.core.files import read_text
+from fer_jax.core.files import check_fields, read_json, read_text
 from fer_jax.data.schema import Faces
 
 
@@ -32,15 +33,25 @@ class Predictions(NamedTuple):
         return self.probabilities.max(1)
 
 
-def read_teacher(path: str | os.PathLike, faces: Faces, class_names: tuple[str, ...]) -> Float32[np.ndarray, 'n classes']:
+def read_teacher(
+    path: str | os.PathLike, faces: Faces, class_names: tuple[str, ...], content_sha256: str
+) -> Float32[np.ndarray, 'n classes']:
     """Probabilities of each of `faces`, in their order; each row is scaled to sum to 1.
 
     Args:
       path: what `python -m fer_jax evaluate --split train` wrote for the teacher.
+      content_sha256: of the data that `faces` are of; the result.json beside the file, where there is one, must name the same.
 
     Raises:
       InputError: no such file, or a row that is not of these images: the file, line and field.
     """
+    told = pathlib.Path(path).with_name('result.json')
+    if told.exists():
+        record = read_json(told)
+        check_fields(record, {'content_sha256': str}, told)
+        if record['content_sha256'] != content_sha256:
+            other = f'{record["content_sha256"][:12]}…, not {content_sha256[:12]}…'
+            raise InputError(f'{path}: predictions for other images: content_sha256 in {told.name} beside it is {other}')
     labels, _, probabilities = read_predictions(path, class_names)
     if len(labels) != len(faces):
         raise InputError(f'{path}: {len(labels):,} predictions for {len(faces):,} training images (is data.dedup the same?)')

@@ -6,7 +6,7 @@ import os
 import pathlib
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 
@@ -14,16 +14,19 @@ LOG = logging.getLogger('fer_jax.run')
 
 
 @contextlib.contextmanager
-def process_log(workdir: pathlib.Path, process: int) -> Iterator[None]:
-    """Writes what this process does meanwhile to `workdir`/logs/process-<k>.log: who and where it is, each message, how it ended."""
-    (workdir / 'logs').mkdir(exist_ok=True)
-    handler = logging.FileHandler(workdir / 'logs' / f'process-{process}.log', encoding='utf-8', errors='backslashreplace')
-    handler.handleError = lambda record: None  # a full disk is told of by what matters more than this log
-    handler.setFormatter(logging.Formatter('%(asctime)s  %(message)s'))
+def process_log(workdirs: Sequence[pathlib.Path], process: int) -> Iterator[None]:
+    """Writes what this process does meanwhile to logs/process-<k>.log of each run: who and where it is, each message, how it ended."""
     LOG.propagate = False
     LOG.setLevel(logging.INFO)
-    LOG.addHandler(handler)
+    handlers = []
     try:
+        for workdir in workdirs:
+            (workdir / 'logs').mkdir(exist_ok=True)
+            handler = logging.FileHandler(workdir / 'logs' / f'process-{process}.log', encoding='utf-8', errors='backslashreplace')
+            handlers.append(handler)
+            handler.handleError = lambda record: None  # a full disk is told of by what matters more than this log
+            handler.setFormatter(logging.Formatter('%(asctime)s  %(message)s'))
+            LOG.addHandler(handler)
         devices = f'{jax.local_device_count()} of {jax.device_count()} {jax.default_backend()} device(s)'
         LOG.info(f'start: process {process} of {jax.process_count()}, number {os.getpid()} on {platform.node()}, {devices}')
         yield
@@ -32,9 +35,10 @@ def process_log(workdir: pathlib.Path, process: int) -> Iterator[None]:
         LOG.info(f'{type(error).__name__}: {error}')
         raise
     finally:
-        LOG.removeHandler(handler)
-        with contextlib.suppress(OSError):
-            handler.close()
+        for handler in handlers:
+            LOG.removeHandler(handler)
+            with contextlib.suppress(OSError):
+                handler.close()
 
 
 def warn(text: str) -> None:

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from fer_jax.core.config import values
+from fer_jax.core.config import decisive_values
 from fer_jax.core.errors import InputError
-from fer_jax.core.fields import MOVABLE
 from fer_jax.core.files import NUMBER, check_fields, read_json, read_text
 from fer_jax.core.statistics import calibration_error, coverage_summary
 from fer_jax.data.predictions import Predictions, read_predictions
@@ -249,7 +248,7 @@ def make_groups(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
         if run.result is None:
             continue
         kind, name, repeated = kind_of(run.config)
-        fields = {field: value for field, value in values(run.config).items() if field not in (*MOVABLE, *repeated, 'name', 'seed')}
+        fields = {field: value for field, value in decisive_values(run.config).items() if field not in (*repeated, 'name', 'seed')}
         fields['classes'] = ', '.join(map(str, run.result['class_names']))
         key = json.dumps([kind, fields])
         decisive[key] = fields

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from fer_jax.core.config import differences, from_record, values
+from fer_jax.core.config import decisive_values, differences, from_record
 from fer_jax.core.errors import InputError
-from fer_jax.core.fields import MOVABLE
 from fer_jax.core.files import TEMPORARY, clear_temporaries, read_json, write_json
 from fer_jax.runs.claims import holding
 from fer_jax.runs.environment import environment
@@ -20,8 +19,7 @@ CLAIMS = 'claims'  # the folder of a run's own claims
 
 def default_workdir(config: ConfigDict) -> pathlib.Path:
     """runs/<name>-<hash of what decides the result>: the same command finds its own unfinished run again."""
-    decisive = {field: value for field, value in values(config).items() if field not in MOVABLE}
-    return pathlib.Path('runs') / f'{config.name}-{hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:8]}'
+    return pathlib.Path('runs') / f'{config.name}-{hashlib.sha256(json.dumps(decisive_values(config)).encode()).hexdigest()[:8]}'
 
 
 def check_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
@@ -31,7 +29,9 @@ def check_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
       InputError: it holds a run of another configuration (the fields that differ are named), or something else.
     """
     if (workdir / 'config.json').exists():
-        differing = [line for line in differences(stored_config(workdir), config) if line.partition(':')[0] not in MOVABLE]
+        stored = stored_config(workdir)
+        before, after = decisive_values(stored), decisive_values(config)
+        differing = [line for line in differences(stored, config) if before.get(field := line.partition(':')[0]) != after.get(field)]
         if differing:
             raise InputError(f'{workdir} holds a run of another configuration ({"; ".join(differing)}); choose another --workdir')
     elif workdir.exists():
@@ -43,7 +43,7 @@ def check_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
 
 @contextlib.contextmanager
 def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
-    """Makes the folder this process's meanwhile, clears away what a killed one has left, and writes config.json and environment.json.
+    """Makes the folder this process's meanwhile, clears away what a killed one has left, and writes config.json where none is.
 
     Raises:
       InputError: it cannot be written, holds something else, or another process is at work there.
@@ -53,11 +53,24 @@ def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
             stack.enter_context(holding(workdir / CLAIMS, 'run', str(workdir)))
             check_workdir(workdir, config)  # once more: now nobody else can make another run of it
             clear_temporaries(workdir)
-            write_json(workdir / 'config.json', config.to_dict())
-            write_json(workdir / 'environment.json', environment())
+            if not (workdir / 'config.json').exists():
+                write_json(workdir / 'config.json', config.to_dict())
         except OSError as error:
             raise InputError(f'--workdir {workdir}: {error.strerror}') from None
         yield
+
+
+def note_start(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Writes config.json and environment.json, as of the newest start; before it is known that the run can go on, the last one's stand.
+
+    Raises:
+      InputError: they cannot be written.
+    """
+    try:
+        write_json(workdir / 'config.json', config.to_dict())
+        write_json(workdir / 'environment.json', environment())
+    except OSError as error:
+        raise InputError(f'--workdir {workdir}: {error.strerror}') from None
 
 
 def stored_config(workdir: pathlib.Path) -> ConfigDict:

@@ -61,7 +61,8 @@ def training_targets(run: Run) -> tuple[Float32[np.ndarray, 'n outputs'], Float3
     targets = np.eye(classes, dtype=np.float32)[faces.labels] if faces.votes is None or second else faces.votes
     if run.config.data.teacher is not None:
         data, share = run.config.data, np.float32(run.config.data.teacher_share)
-        teachers = [read_teacher(path, faces, run.dataset.class_names) for path in data.teacher.split(',')]
+        content = run.dataset.manifest['content_sha256']
+        teachers = [read_teacher(path, faces, run.dataset.class_names, content) for path in data.teacher.split(',')]
         targets = (1 - share) * targets + share * softened(np.mean(teachers, axis=0), data.teacher_temperature)
     weights = np.ones(len(faces), np.float32)
     if run.config.data.class_weights:

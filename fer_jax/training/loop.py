@@ -19,6 +19,7 @@ from fer_jax.evaluation.evaluate import Evaluation, make_evaluator
 from fer_jax.runs.checkpoint import Checkpoints
 from fer_jax.runs.metric_writer import MetricWriter
 from fer_jax.runs.state import TrainState, evaluated_variables
+from fer_jax.runs.workdir import note_start
 from fer_jax.training.batches import Data, call_bounds, training_batches
 from fer_jax.training.history import Best
 from fer_jax.training.memory import CURE
@@ -46,7 +47,7 @@ class Loop:
       shown: progress is shown; in the log it is in any case.
 
     Raises:
-      InputError: as of saving.restore.
+      InputError: as of saving.restore; or the folder cannot be written.
     """
 
     def __init__(
@@ -61,6 +62,8 @@ class Loop:
         self.undamped, self.workdir, self.checkpoints, self.stopped = run, workdir, checkpoints, stopped
         self.evaluators = evaluators or make_evaluators(run)
         self.restore()
+        if is_lead():
+            note_start(workdir, run.config)
         self.history.starts += 1
         self.writer = MetricWriter(
             workdir,

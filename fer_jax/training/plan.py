@@ -17,6 +17,7 @@ from fer_jax.core.files import read_json, write_json
 from fer_jax.runs.claims import Claim, is_live, latest
 from fer_jax.runs.records import VARIANT_NAME
 from fer_jax.runs.workdir import check_workdir, default_workdir
+from fer_jax.training.identity import check_finished
 
 MOST_SEEDS = 10_000
 
@@ -136,6 +137,7 @@ def result(run: SweepRun) -> float | Failure:
     path = run.folder / 'result.json'
     try:
         check_workdir(run.folder, run.config)
+        check_finished(run.folder, run.config)
         return float(read_json(path)[f'{scored_split(run.config)}_centre']['accuracy'])
     except InputError as error:
         return Failure(str(error), is_input=True)

@@ -27,6 +27,7 @@ from fer_jax.model.baselines import make_any
 from fer_jax.runs.environment import environment
 from fer_jax.runs.state import TrainState, create_state
 from fer_jax.runs.weights import difference_text, flat, head_paths, nested, read_weights, transfer
+from fer_jax.training.identity import files_sha256
 from fer_jax.training.optimizer import make_optimizer, make_schedule
 
 
@@ -42,6 +43,7 @@ class Run:
     schedule: optax.Schedule
     steps: int  # of the whole run
     steps_per_epoch: int
+    files_sha256: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # as of identity.files_sha256
 
     @property
     def early_steps(self) -> int:
@@ -136,6 +138,7 @@ class Run:
             'config': self.config.to_dict(),
             'environment': environment(),
             'content_sha256': self.dataset.manifest['content_sha256'],
+            'files_sha256': self.files_sha256,
             'class_names': list(self.dataset.class_names),
             'split_titles': self.dataset.split_titles,
         }
@@ -189,7 +192,8 @@ def parts(config: ConfigDict, training: bool) -> Run:
     if training and profiled and profiled[1] > steps:
         raise InputError(f'train.profile={config.train.profile}: the run has {steps} steps')
     schedule = make_schedule(config.optimizer, steps, steps_per_epoch)
-    return Run(config, dataset, mesh, network, make_optimizer(config.optimizer, schedule), schedule, steps, steps_per_epoch)
+    files = files_sha256(config.data) if training else {}
+    return Run(config, dataset, mesh, network, make_optimizer(config.optimizer, schedule), schedule, steps, steps_per_epoch, files)
 
 
 def outputs(config: ConfigDict, dataset: Dataset) -> int:
@@ -211,16 +215,3 @@ def check_side(network: nn.Module, side: int) -> None:
         jax.eval_shape(lambda x: network.clone(statistics_axis=None).init(jax.random.key(0), x, train=False), views)
     except InputError as error:
         raise InputError(f'augment.early_side={side}: {error}') from None
-
-
-def check_content(dataset: Dataset, record: dict[str, Any]) -> None:
-    """Returns if `dataset` is what the checkpoint with this record was trained on.
-
-    Raises:
-      InputError: it is not.
-    """
-    if record['content_sha256'] != dataset.manifest['content_sha256']:
-        raise InputError(
-            f'{dataset.name}: these are not the data that the run was trained on: their content has sha256'
-            f' {dataset.manifest["content_sha256"][:12]}…, not {record["content_sha256"][:12]}…; give the same with --config.data.path=…'
-        )

@@ -15,14 +15,15 @@ from fer_jax.runs.metric_writer import MetricWriter
 from fer_jax.runs.process_log import warn
 from fer_jax.runs.state import TrainState
 from fer_jax.training.history import Best, History
-from fer_jax.training.run import Run, check_content
+from fer_jax.training.identity import check_content, check_files
+from fer_jax.training.run import Run
 
 
 def restore(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, History]:
     """The newest checkpoint that is whole, or else the initial state.
 
     Raises:
-      InputError: no checkpoint is whole, or the best one is not; or the data are not those that the run began with.
+      InputError: no checkpoint is whole, or the best one is not; or the data, votes or teachers are not those that the run began with.
     """
     if not any(checkpoints.steps(kind) for kind in ('latest', 'best')):
         state, init_from = run.first_state()
@@ -33,7 +34,8 @@ def restore(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, History]:
     history = History.of_record(record)
     if history.best:
         check_best(run, checkpoints, history.best, state, record)
-    check_content(run.dataset, record)
+    check_content(run.dataset.manifest, record)
+    check_files(run.files_sha256, record)
     return state, history
 
 

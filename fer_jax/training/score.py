@@ -23,7 +23,8 @@ from fer_jax.runs.environment import environment
 from fer_jax.runs.state import TrainState, evaluated_variables
 from fer_jax.runs.weights import Weights, find_weights, is_run, load_weights, nested
 from fer_jax.runs.workdir import stored_config
-from fer_jax.training.run import Run, build, check_content
+from fer_jax.training.identity import check_content
+from fer_jax.training.run import Run, build
 
 
 def score(
@@ -100,7 +101,7 @@ def evaluate_run(workdir: pathlib.Path, checkpoint: str, split: str, views: str,
     with contextlib.closing(Checkpoints(workdir / 'checkpoints', config.train.keep_checkpoints, read_only=True)) as checkpoints:
         kind, step = checkpoints.find(checkpoint)
         state, record = checkpoints.restore(kind, step, run.abstract_state(), run.mesh)
-    check_content(run.dataset, record)
+    check_content(run.dataset.manifest, record)
     name = f'{kind if checkpoint == kind else f"step{step}"}-{run.dataset.split_titles[canonical]}-{views}'
     return score(run, state, canonical, views, workdir / 'evaluations' / name)
 

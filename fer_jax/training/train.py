@@ -20,6 +20,7 @@ from fer_jax.runs.process_log import process_log
 from fer_jax.runs.weights import parameters
 from fer_jax.runs.workdir import check_workdir, claim_workdir, default_workdir
 from fer_jax.training.history import History
+from fer_jax.training.identity import check_finished
 from fer_jax.training.loop import Loop
 from fer_jax.training.memory import check_memory
 from fer_jax.training.rollback import run_to_end
@@ -39,7 +40,8 @@ def train(config: ConfigDict, workdir: pathlib.Path | None = None, connect: Call
       What it wrote to result.json; None when the run was finished before.
 
     Raises:
-      InputError: bad data, more than the memory holds, or a workdir that holds something else or in which another process is at work.
+      InputError: bad data, more than the memory holds, or a workdir that holds something else, such as a run on other data, or in which
+        another process is at work.
       Diverged: a loss that is not finite, or exploded; the checkpoints before it stand.
       NotSaved: what could not be written; what was saved before stands.
       Interrupted: after SIGTERM or SIGINT, with a checkpoint saved.
@@ -50,7 +52,10 @@ def train(config: ConfigDict, workdir: pathlib.Path | None = None, connect: Call
         if connect:
             connect()
         processes.agreed(lambda: check_workdir(workdir, config))
-        return not processes.as_lead_sees((workdir / 'result.json').exists())
+        finished = processes.as_lead_sees((workdir / 'result.json').exists())
+        if finished:
+            processes.agreed(lambda: check_finished(workdir, config) if processes.is_lead() else None)
+        return not finished
 
     run, lead = build(config, is_unfinished), processes.is_lead()
     if lead:
@@ -63,7 +68,7 @@ def train(config: ConfigDict, workdir: pathlib.Path | None = None, connect: Call
     with contextlib.ExitStack() as stack:
         processes.agreed(lambda: stack.enter_context(claim_workdir(workdir, config)) if lead else None)
         processes.agreed(lambda: check_shared(workdir))
-        stack.enter_context(process_log(workdir, jax.process_index()))
+        stack.enter_context(process_log([workdir], jax.process_index()))
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir / 'checkpoints', config.train.keep_checkpoints)))
         stopped = stack.enter_context(processes.stop_signals())
         stack.enter_context(processes.ending_together())

@@ -1,5 +1,7 @@
 """fer_jax/data/predictions.py: probabilities of an evaluation's predictions.csv, and what is not one."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from fer_jax.core.errors import InputError
 from fer_jax.data.predictions import read_teacher
 from fer_jax.data.schema import Faces
 
+CONTENT = '0a' * 32
 NAMES = ('angry', 'happy, very')
 FACES = Faces(np.zeros((2, 48, 48), np.uint8), np.array([1, 0], np.int32))
 HEADER = 'index,label,prediction,probability_angry,"probability_happy, very"'
@@ -20,7 +23,7 @@ def write(tmp_path, *lines):
 
 
 def test_rows_are_read_in_order_and_scaled_to_sum_to_one(tmp_path):
-    found = read_teacher(write(tmp_path, HEADER, *ROWS), FACES, NAMES)
+    found = read_teacher(write(tmp_path, HEADER, *ROWS), FACES, NAMES, CONTENT)
     np.testing.assert_allclose(found, [[0.75, 0.25], [0.9, 0.1]], rtol=1e-6)
     assert found.dtype == np.float32
 
@@ -39,13 +42,25 @@ def test_rows_are_read_in_order_and_scaled_to_sum_to_one(tmp_path):
 )
 def test_what_is_no_teacher_is_said(tmp_path, lines, said):
     with pytest.raises(InputError) as error:
-        read_teacher(write(tmp_path, *lines), FACES, NAMES)
+        read_teacher(write(tmp_path, *lines), FACES, NAMES, CONTENT)
     assert said in str(error.value) and '\n' not in str(error.value)
 
 
 def test_no_file_and_no_text(tmp_path):
     with pytest.raises(InputError, match='no such file'):
-        read_teacher(tmp_path / 'none.csv', FACES, NAMES)
+        read_teacher(tmp_path / 'none.csv', FACES, NAMES, CONTENT)
     (tmp_path / 'binary').write_bytes(b'\xff\xfe\x00')
     with pytest.raises(InputError, match='binary, line 1: no predictions of these classes'):
-        read_teacher(tmp_path / 'binary', FACES, NAMES)
+        read_teacher(tmp_path / 'binary', FACES, NAMES, CONTENT)
+
+
+def test_predictions_of_other_images_with_the_same_labels_are_refused(tmp_path):
+    """Such as of another draw of a set: only what lies beside them tells."""
+    path, told = write(tmp_path, HEADER, *ROWS), tmp_path / 'result.json'
+    told.write_text(json.dumps({'content_sha256': CONTENT}))
+    assert len(read_teacher(path, FACES, NAMES, CONTENT)) == 2
+    with pytest.raises(InputError, match='for other images: content_sha256 in result.json beside it is 0a0a0a0a0a0a…, not 0b0b'):
+        read_teacher(path, FACES, NAMES, '0b' * 32)
+    told.write_text('{}')
+    with pytest.raises(InputError, match='content_sha256'):
+        read_teacher(path, FACES, NAMES, CONTENT)

@@ -19,6 +19,20 @@ def test_the_same_command_finds_its_own_run_again() -> None:
     assert default_workdir(one).parent == pathlib.Path('runs') and default_workdir(one).name.startswith('toyfaces-')
 
 
+def test_a_run_with_votes_is_another_than_one_without(tmp_path: pathlib.Path) -> None:
+    """Wherever they lie: soft targets are not labels."""
+    labels, votes, moved = default_config(), default_config(), default_config()
+    for config in (labels, votes, moved):
+        config.data.dataset, config.data.path = 'fer2013', 'fer2013.csv'
+    votes.data.votes, moved.data.votes = 'fer2013new.csv', 'elsewhere/fer2013new.csv'
+    assert default_workdir(labels) != default_workdir(votes) == default_workdir(moved)
+    with claim_workdir(tmp_path / 'run', votes):
+        pass
+    check_workdir(tmp_path / 'run', moved)
+    with pytest.raises(InputError, match=r'another configuration \(data.votes: fer2013new.csv → None\)'):
+        check_workdir(tmp_path / 'run', labels)
+
+
 def test_a_claimed_folder_says_what_run_it_is_of(tmp_path: pathlib.Path) -> None:
     config = default_config()
     config.seed = 7

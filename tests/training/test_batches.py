@@ -235,7 +235,9 @@ def test_the_mean_of_several_teachers(tmp_path):
     config.optimizer.label_smoothing, config.data.teacher_share, config.data.teacher_temperature = 0.0, 0.6, 2.0
     config.data.teacher = f'{tmp_path / "one"},{tmp_path / "two"}'
     faces = Faces(np.zeros((2, 48, 48), np.uint8), np.array([1, 0], np.int32))
-    taught = mock.Mock(config=config, dataset=Dataset('drawn', ('a', 'b'), {'train': faces}, {'train': 'train'}, {}), spec=Run)
+    taught = mock.Mock(
+        config=config, dataset=Dataset('drawn', ('a', 'b'), {'train': faces}, {'train': 'train'}, {'content_sha256': '0a'}), spec=Run
+    )
     targets, _ = training_targets(taught)
     np.testing.assert_allclose(targets, [[0.3, 0.7], [0.4 + 0.6 * 0.75, 0.6 * 0.25]], rtol=1e-6)
 

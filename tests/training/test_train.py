@@ -12,10 +12,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from fer_jax.core.config import load_config
 from fer_jax.core.errors import InputError
+from fer_jax.data.prepare import prepare
 from fer_jax.runs.claims import holding
 from tests import tiny
-from tests.tiny import command, run, start
+from tests.tiny import ROOT, command, run, start
 
 
 def overrides(folder: pathlib.Path, **fields: str) -> list[str]:
@@ -198,6 +200,38 @@ def test_data_of_another_content_are_refused(finished: pathlib.Path, folder: pat
     (copy / 'config.json').write_text(json.dumps(config))
     with pytest.raises(InputError, match='not the data'):
         command(['evaluate', '--workdir', str(copy), f'--config.data.prepared={folder / "prepared"}'])
+
+
+@pytest.mark.filterwarnings('ignore::fer_jax.core.errors.DataWarning')
+def test_a_run_on_other_data_is_no_more_of_it(finished: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
+    """One that is finished is not taken for the answer; one that is not is not gone on with, and its config.json stays as it was."""
+    other = {}
+    for place, name in enumerate(('one', 'two')):
+        rows = [
+            f'{number % 7},{" ".join([str(number + 50 * place)] * 2304)},{usage}'
+            for number in range(70)
+            for usage in ('Training', 'PublicTest', 'PrivateTest')
+        ]
+        other[name] = tmp_path / f'{name}.csv'
+        other[name].write_text('\n'.join(['emotion,pixels,Usage', *rows]))
+    arguments = overrides(tmp_path, data__dataset='fer2013')
+    workdir = tmp_path / 'run'
+    shutil.copytree(finished, workdir)
+    config = json.loads((finished / 'config.json').read_text())
+    config['data'] |= {'dataset': 'fer2013', 'path': str(other['one']), 'prepared': str(tmp_path / 'prepared')}
+    (workdir / 'config.json').write_text(json.dumps(config))
+    fields = dict(argument.removeprefix('--config.').split('=', 1) for argument in arguments)
+    content = prepare(load_config(str(ROOT / 'configs' / 'toyfaces.py'), fields | {'data.path': str(other['one'])}).data)['content_sha256']
+    result = json.loads((finished / 'result.json').read_text())
+    (workdir / 'result.json').write_text(json.dumps(result | {'content_sha256': content}))
+    command(['train', '--workdir', str(workdir), *arguments, f'--config.data.path={other["one"]}'])
+    assert 'this run is finished' in capsys.readouterr().out
+    with pytest.raises(InputError, match='fer2013: these are not the data that the run was trained on'):
+        command(['train', '--workdir', str(workdir), *arguments, f'--config.data.path={other["two"]}'])
+    (workdir / 'result.json').unlink()
+    with pytest.raises(InputError, match='fer2013: these are not the data that the run was trained on'):  # but ToyFaces
+        command(['train', '--workdir', str(workdir), *arguments, f'--config.data.path={other["two"]}'])
+    assert json.loads((workdir / 'config.json').read_text())['data']['path'] == str(other['one'])
 
 
 @pytest.mark.slow

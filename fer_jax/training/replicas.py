@@ -15,6 +15,7 @@ from fer_jax.core import processes
 from fer_jax.core.errors import Diverged, InputError, Interrupted
 from fer_jax.core.mesh import REPLICA, check_program, make_replica_mesh, settle, whole
 from fer_jax.runs.checkpoint import Checkpoints
+from fer_jax.runs.process_log import process_log
 from fer_jax.runs.state import TrainState
 from fer_jax.runs.workdir import check_workdir, claim_workdir
 from fer_jax.training.batches import call_bounds, training_data
@@ -26,46 +27,56 @@ from fer_jax.training.tracing import tracing
 from fer_jax.training.train import finish
 
 
-def train_together(configs: Sequence[ConfigDict], workdirs: Sequence[pathlib.Path]) -> list[Diverged | None]:
+def train_together(configs: Sequence[ConfigDict], workdirs: Sequence[pathlib.Path]) -> list[Diverged | InputError | None]:
     """Trains runs that differ in their seed only, each in its workdir, from where they stand, and scores each as train.train does.
 
     Those that stand at the same step take their steps in one compiled call. A process that was killed between the saves of two
     of them has left them at different steps: the ones behind then come to their end first.
 
     Returns:
-      For each run None, or why it has no result: the loss of one is no concern of the others.
+      For each run None, or why it has no result: the loss of one, or a folder that cannot be gone on from, is no concern of the others.
 
     Raises:
       InputError: as of train.train; or the training images are not resident.
       Interrupted: after SIGTERM or SIGINT, with a checkpoint of each run saved.
     """
-    for config, workdir in zip(configs, workdirs, strict=True):
-        check_workdir(workdir, config)
-        if config.train.rollbacks:
-            raise InputError('train.rollbacks changes the learning rate of one run, which has none of its own in --together: leave one out')
+    if configs[0].train.rollbacks:
+        raise InputError('train.rollbacks changes the learning rate of one run, which has none of its own in --together: leave one out')
     run = build(configs[0])
     if not run.dataset.splits['train'].in_memory:
         raise InputError('several runs in one program share resident data: set data.pipeline=resident, or leave --together out')
     check_memory(run, len(configs))
     with contextlib.ExitStack() as stack:
         stopped = stack.enter_context(processes.stop_signals())
-        loops, evaluators = [], make_evaluators(run)
-        for config, workdir in zip(configs, workdirs, strict=True):
-            stack.enter_context(claim_workdir(workdir, config))
-            checkpoints = Checkpoints(workdir / 'checkpoints', config.train.keep_checkpoints)
-            stack.enter_context(contextlib.closing(checkpoints))
-            loop = Loop(dataclasses.replace(run, config=config), workdir, checkpoints, stopped, evaluators, shown=not loops)
+        ended: dict[int, Diverged | InputError] = {}
+        for place, (config, workdir) in enumerate(zip(configs, workdirs, strict=True)):
+            try:
+                check_workdir(workdir, config)
+                stack.enter_context(claim_workdir(workdir, config))
+            except InputError as error:
+                ended[place] = error
+        stack.enter_context(process_log([workdir for place, workdir in enumerate(workdirs) if place not in ended], jax.process_index()))
+        loops, evaluators = {}, make_evaluators(run)
+        for place in (place for place in range(len(configs)) if place not in ended):
+            config, workdir = configs[place], workdirs[place]
+            checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir / 'checkpoints', config.train.keep_checkpoints)))
+            try:
+                loop = Loop(dataclasses.replace(run, config=config), workdir, checkpoints, stopped, evaluators, shown=not loops)
+            except InputError as error:
+                ended[place] = error
+                continue
             stack.enter_context(loop.writer)
-            loop.history.runs_at_once = len(configs)
-            loops.append(loop)
-        ended = {}
-        for step in sorted({loop.step for loop in loops}):
-            ended |= advance({place: loop for place, loop in enumerate(loops) if loop.step == step})
-        for place, (loop, workdir) in enumerate(zip(loops, workdirs, strict=True)):
-            loop.checkpoints.wait()
-            if place not in ended:
-                finish(loop.run, workdir, loop.checkpoints, loop.history)
-        return [ended.get(place) for place in range(len(loops))]
+            loops[place] = loop
+        for loop in loops.values():
+            loop.history.runs_at_once = len(loops)
+        for step in sorted({loop.step for loop in loops.values()}):
+            # One that diverged just there is not to go on with those that only come there.
+            ended |= advance({place: loop for place, loop in loops.items() if loop.step == step and place not in ended})
+        for place in (place for place in loops if place not in ended):
+            loop = loops[place]
+            loop.saver.finish()
+            finish(loop.run, loop.workdir, loop.checkpoints, loop.history)
+        return [ended.get(place) for place in range(len(configs))]
 
 
 def advance(loops: dict[int, Loop]) -> dict[int, Diverged]:

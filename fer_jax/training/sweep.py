@@ -151,7 +151,7 @@ def attempt(group: list[SweepRun], claims: pathlib.Path, began: float, stopped: 
         for run in free:
             error = errors.get(run.key)
             outcomes[run.key] = failure_of(error) if error else plan.result(run)
-            states[run.key] = 'diverged' if error else 'finished'
+            states[run.key] = 'diverged' if isinstance(error, Diverged) else 'failed' if error else 'finished'
     except (Exception, KeyboardInterrupt) as error:
         if lost.is_set():
             print(f'{free[0].title}: another process has taken it over, for no sign of life came from this one', file=sys.stderr)
@@ -182,7 +182,7 @@ def known(run: SweepRun, claims: pathlib.Path, began: float) -> float | Failure 
     return None
 
 
-def take_to_the_end(runs: list[SweepRun]) -> dict[str, Diverged]:
+def take_to_the_end(runs: list[SweepRun]) -> dict[str, Diverged | InputError]:
     """Trains and scores what is not finished of `runs`, which this process has claimed; by their keys, why some have no result.
 
     Raises:

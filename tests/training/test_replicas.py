@@ -72,6 +72,24 @@ def test_a_sweep_gives_each_group_one_program_and_each_run_its_claim(tmp_path, m
         tiny.command([*arguments, '0', '--seeds', '0-2'])
 
 
+def test_a_bad_folder_is_no_concern_of_the_others(tmp_path):
+    """One of another configuration, one whose checkpoint is damaged, and one that has taken its steps and is only scored."""
+    seeds, folders = (0, 1, 2), [tmp_path / f'r{seed}' for seed in range(3)]
+    configs = [toy(tmp_path, seed, epochs='0.1') for seed in seeds]
+    for folder, config in zip(folders, [toy(tmp_path, 0, epochs='7'), *configs[1:]], strict=True):
+        folder.mkdir()
+        (folder / 'config.json').write_text(json.dumps(config.to_dict()))
+    (folders[1] / 'checkpoints' / 'latest' / '1' / 'state').mkdir(parents=True)
+    (folders[1] / 'checkpoints' / 'latest' / '1' / '_CHECKPOINT_METADATA').write_text('{}')
+    errors = replicas.train_together(configs, folders)
+    assert 'another configuration (epochs: 7.0 → 0.1)' in str(errors[0]) and 'no checkpoint is what was saved' in str(errors[1])
+    result = json.loads((folders[2] / 'result.json').read_text())
+    assert errors[2] is None and result['runs_at_once'] == 1
+    log = (folders[2] / 'logs' / 'process-0.log').read_text()
+    assert 'start: process 0 of 1' in log and '1 seeds in one program' in log and log.rstrip().endswith('end')
+    assert not (folders[0] / 'logs').exists()
+
+
 @pytest.mark.slow
 def test_each_run_is_what_it_is_alone(tmp_path, monkeypatch):
     """Three seeds, of which the second is made to diverge, beside two of them by train."""

@@ -1,5 +1,6 @@
 """Whether what a run is given is what it was trained on: the images, and the files beside them that say what they are taken for."""
 
+import hashlib
 import os
 import pathlib
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from fer_jax.core.errors import InputError
-from fer_jax.core.files import check_fields, read_json, sha256_file
+from fer_jax.core.files import MOST_TEXT, check_fields, read_bytes, read_json
 from fer_jax.data.prepare import prepare
 
 
@@ -29,9 +30,16 @@ def files_sha256(data: ConfigDict) -> dict[str, list[str]]:
     """The sha256 of FER+'s votes and of each teacher's predictions, by their fields.
 
     A field whose file is not there is left out: who reads it will tell.
+
+    Raises:
+      InputError: a file cannot be read.
     """
     paths = {'data.votes': [data.votes] * bool(data.votes), 'data.teacher': data.teacher.split(',') if data.teacher else []}
-    return {field: [sha256_file(path) for path in given] for field, given in paths.items() if given and all(map(os.path.exists, given))}
+    return {
+        field: [hashlib.sha256(read_bytes(path, MOST_TEXT)).hexdigest() for path in given]
+        for field, given in paths.items()
+        if given and all(map(os.path.exists, given))
+    }
 
 
 def check_files(found: dict[str, list[str]], record: dict[str, Any]) -> None:

@@ -109,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def program() -> NoReturn:
     """What `fer-jax` and `python -m fer_jax` run."""
-    if STEPPING.intersection(sys.argv[1:2]):
+    # Anywhere, for fields may stand before the command; to another command, with a file of such a name, the allocator does no harm.
+    if STEPPING.intersection(sys.argv[1:]):
         start_again_with_allocator()
     forgive_output()
     leave(main())

@@ -73,9 +73,20 @@ print('the end')
     assert (out, err) == ('the end\n', f'{said}\n{said}glibc.malloc.mmap_max\n')
 
 
-@pytest.mark.parametrize(('command', 'asks'), [('train', True), ('evaluate', True), ('sweep', True), ('predict', False), ('report', False)])
+@pytest.mark.parametrize(
+    ('command', 'asks'),
+    [
+        ('train', True),
+        ('evaluate', True),
+        ('sweep', True),
+        ('--config.seed=1 train', True),
+        ('--config.seed 1 train', True),
+        ('predict', False),
+        ('--config.seed=1 report', False),
+    ],
+)
 def test_commands_that_go_in_steps_take_one(command, asks, tmp_path):
     environment = UNCHOSEN | CPU | with_ldconfig(tmp_path, '')
-    done = subprocess.run([sys.executable, '-m', 'fer_jax', command, '--no-such'], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-m', 'fer_jax', *command.split(), '--no-such'], env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith('error: ')
     assert (tmp_path / 'asked').exists() == asks

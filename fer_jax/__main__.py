@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from fer_jax import __version__
 from fer_jax.core.allocator import start_again_with_allocator
-from fer_jax.core.command_line import OVERRIDES, Parser, split_overrides
+from fer_jax.core.command_line import Parser, split_overrides
 from fer_jax.core.errors import Diverged, InputError, Interrupted, NotSaved, ToldElsewhere, first_line, out_of_memory, unknown
 from fer_jax.core.memory import check_limits, limits
 from fer_jax.core.terminal import forgive_output, leave, tell_warnings
@@ -50,7 +50,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND', parser_class=Parser)
     for define in COMMANDS:
         name, text = define.__name__, define.__doc__
-        sub = commands.add_parser(name, help=text, description=text, epilog=OVERRIDES, allow_abbrev=False)
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         sub.set_defaults(overrides={})
         define(sub)
     rest, overrides = split_overrides(arguments)

@@ -15,7 +15,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from fer_jax.core.command_line import OVERRIDES, Parser, add_config, split_overrides  # noqa: E402
+from fer_jax.core.command_line import Parser, add_config, split_overrides  # noqa: E402
 from fer_jax.core.config import load_config  # noqa: E402
 from fer_jax.core.errors import InputError  # noqa: E402
 from fer_jax.core.files import write_json  # noqa: E402
@@ -38,7 +38,7 @@ ENVIRONMENT = {
 
 def make_parser() -> argparse.ArgumentParser:
     """The arguments."""
-    parser = Parser(prog='compile_pod.py', description=__doc__.splitlines()[0], epilog=OVERRIDES, allow_abbrev=False)
+    parser = Parser(prog='compile_pod.py', description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument('--topology', required=True, metavar='CHIP:GRID', help='such as v5e:16x16, v6e:1x1, v4:4x4x4 or v5p:4x8x8')
     add_config(parser, default='fer2013')
     batch = 'images a chip, from which the batch is made unless --config.batch_size sets it; default: %(default)s'

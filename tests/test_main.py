@@ -9,6 +9,8 @@ from fer_jax.core.command_line import Parser, add_weights, chosen_weights, split
 from fer_jax.core.errors import InputError
 from fer_jax.core.fields import SHIPPED
 
+# What takes no field of the configuration, with the arguments that it must have.
+FIXED = {'weights': '--workdir x --out y', 'predict': 'a.png', 'demo': '', 'serve': '', 'report': '--workdir x'}
 DATA = {'data.path': 'fer2013.csv', 'data.skip_bad': 'true'}
 
 
@@ -18,7 +20,13 @@ def test_each_command_says_what_it_does(command, capsys):
         main([command.__name__, '--help'])
     out = ' '.join(capsys.readouterr().out.split())
     assert end.value.code == 0
-    assert command.__doc__ in out and '--config.GROUP.FIELD=VALUE' in out
+    assert command.__doc__ in out and ('--config.GROUP.FIELD=VALUE' in out) == (command.__name__ not in FIXED)
+
+
+@pytest.mark.parametrize('command', FIXED)
+def test_commands_without_fields_refuse_them(command, capsys):
+    assert main([command, *FIXED[command].split(), '--config.seed=3']) == 2
+    assert capsys.readouterr().err.startswith('error: --config.seed: ')
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from fer_jax.core.errors import InputError
 from fer_jax.core.fields import SHIPPED
 
-OVERRIDES = 'Any field of fer_jax/core/fields.py is set by --config.GROUP.FIELD=VALUE.'
+OVERRIDES = 'Any field of fer_jax/core/fields.py is set by --config.GROUP.FIELD=VALUE.'  # the end of the help of what takes them
 CONFIG = 'NAME|FILE[:NAME=VALUE,…]'  # how --config is written
 
 
@@ -44,6 +44,7 @@ def refuse_overrides(options: argparse.Namespace, why: str) -> None:
 
 def add_config(parser: Parser, default: str = 'toyfaces') -> None:
     """`--config`: the configuration of what a command does."""
+    parser.epilog = OVERRIDES
     parser.add_argument('--config', default=default, metavar=CONFIG, help='of the package, or your own; default: %(default)s')
 
 

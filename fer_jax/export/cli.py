@@ -3,11 +3,12 @@
 import pathlib
 from argparse import Namespace
 
-from fer_jax.core.command_line import Parser, add_weights, chosen_weights, refuse_overrides
+from fer_jax.core.command_line import OVERRIDES, Parser, add_weights, chosen_weights, refuse_overrides
 
 
 def export(parser: Parser) -> None:
     """Write a trained network as a file for another runtime, checked against JAX, or as a folder for a model hub."""
+    parser.epilog = OVERRIDES
     add_weights(parser)
     parser.add_argument('--format', required=True, choices=('onnx', 'stablehlo', 'litert', 'hub'), help='of the file')
     parser.add_argument('--out', type=pathlib.Path, required=True, help='the file; of hub the folder')

@@ -6,7 +6,7 @@ from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fer_jax.core.command_line import CONFIG, Parser, add_split, add_views, add_weights, chosen_weights, refuse_overrides
+from fer_jax.core.command_line import CONFIG, OVERRIDES, Parser, add_split, add_views, add_weights, chosen_weights, refuse_overrides
 from fer_jax.core.errors import InputError
 from fer_jax.core.fields import BOUNDS, DETECT_EVERY, MIN_SCORE, SHIPPED, SMOOTH, default_config
 from fer_jax.inference.interface import LIMITS, Limits
@@ -117,6 +117,7 @@ def predict(parser: Parser) -> None:
 
 def explain(parser: Parser) -> None:
     """Show where a network looks, in photographs or in the classes of a data set."""
+    parser.epilog = OVERRIDES
     parser.add_argument('photographs', nargs='*', metavar='IMAGE', help='none: the classes of the data that --config names')
     add_weights(parser)
     parser.add_argument('--label', metavar='NAME', help='the class to ask about; default: what each face is taken for, or all classes')

@@ -3,7 +3,7 @@
 import pathlib
 from argparse import Namespace
 
-from fer_jax.core.command_line import CONFIG, Parser, add_config, add_skip_bad, add_split, add_views, refuse_overrides
+from fer_jax.core.command_line import CONFIG, OVERRIDES, Parser, add_config, add_skip_bad, add_split, add_views, refuse_overrides
 from fer_jax.core.config import load_config
 from fer_jax.core.errors import InputError
 
@@ -32,6 +32,7 @@ def train(parser: Parser) -> None:
 
 def evaluate(parser: Parser) -> None:
     """Evaluate a checkpoint of a run, or weights."""
+    parser.epilog = OVERRIDES
     parser.add_argument('--workdir', type=pathlib.Path, help='folder of the run; not for weights')
     which = (
         'best, latest or a step of a run, or else the name or file of weights, or several with commas: an ensemble; default: %(default)s'

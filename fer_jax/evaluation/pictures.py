@@ -20,6 +20,7 @@ from fer_jax.data.schema import Faces
 from fer_jax.data.views import centre_crops, crops, normalise
 from fer_jax.evaluation.evaluate import Evaluation
 from fer_jax.evaluation.figures import attention_png, confusion_matrix_png, coverage_png, faces_png, gates_png, shortened
+from fer_jax.model.ensemble import Ensemble
 
 NAMES = ('confusion_matrix', 'coverage', 'worst_mistakes', 'attention_maps', 'channel_gates')  # .png
 MISTAKES = 24
@@ -39,7 +40,7 @@ def draw_pictures(
 ) -> dict[str, bytes]:
     """The PNGs of a scoring, by those of NAMES that it has.
 
-    There are worst_mistakes where there are mistakes, and attention_maps and channel_gates of the centre crop of a network that has such.
+    There are worst_mistakes where there are mistakes, and attention_maps and channel_gates of the centre crop of one network that has such.
     """
     summary = evaluation.summary
     title = f'{title}\naccuracy {100 * summary["accuracy"]:.2f} % of {summary["count"]} images'
@@ -52,7 +53,7 @@ def draw_pictures(
     if captions:
         heading = 'label → prediction, and its probability'
         pictures['worst_mistakes'] = faces_png(faces.images[wrong[:MISTAKES]], captions[:MISTAKES], heading)
-    if views == 'centre':  # ten crops would have ten maps
+    if views == 'centre' and not isinstance(network, Ensemble):  # ten crops would have ten maps, several networks each its own
         pictures |= attention_pictures(network, variables, evaluation, faces, class_names)
     return pictures
 

@@ -11,6 +11,7 @@ import numpy as np
 from fer_jax.data.schema import Faces
 from fer_jax.evaluation.evaluate import Evaluation
 from fer_jax.evaluation.pictures import attention, draw_pictures, mistakes, sample, write_pictures
+from fer_jax.model.ensemble import Ensemble
 from fer_jax.model.fernet import FERNet
 from tests.tiny import fernet
 
@@ -86,6 +87,18 @@ def test_of_other_attention_the_last_gates_are_shown() -> None:
     maps, gates = attention(network, variables, faces_of([0]).images)
     assert maps is None and gates.shape == (1, 24)
     np.testing.assert_allclose(gates, 1 / (1 + np.exp(-2)), rtol=1e-6)
+
+
+def test_several_networks_have_no_attention_in_common() -> None:
+    """The second's gates are all 0.88 and the first's 0.12, and the channels of one have nothing to do with those of the other."""
+    (first, one), (second, other) = network_of('se', (16, 24)), network_of('se', (16, 24))
+    for variables, bias in ((one, -2.0), (other, 2.0)):
+        variables['params']['block2_se']['excite']['kernel'][:] = 0
+        variables['params']['block2_se']['excite']['bias'][:] = bias
+    together = {kind: {'members_0': one[kind], 'members_1': other[kind]} for kind in one}
+    right = evaluation_of([[0.9, 0.1, 0.0]])
+    drawn = draw_pictures(Ensemble((first, second)), together, right, faces_of([0]), NAMES, 'centre', '')
+    assert list(drawn) == ['confusion_matrix', 'coverage']
 
 
 class Plain(nn.Module):

@@ -47,7 +47,8 @@ class Found(NamedTuple):
 
 # Of an image, faces of so many pixels and more, or, by those that can, only about these boxes (left, top, right, bottom) if there are any.
 Finder = Callable[[UInt8[np.ndarray, 'height width 3'], float], list[Found]]
-Detector = Callable[[Photo], list[Cut]]  # the faces from left to right
+# Of a picture, and how many times as long its sides are in its file (1 unless it is told): the faces from left to right.
+Detector = Callable[..., list[Cut]]
 
 
 def opencv(what: str) -> Any:
@@ -88,7 +89,7 @@ def make_detector(name: str | os.PathLike = 'mtcnn', min_score: float = MIN_SCOR
       name: `mtcnn` (Zhang et al., 2016) finds upright, turned and tilted faces; `cascade` (Viola & Jones, 2001) upright ones from the
         front, and gives no scores; anything else is the file of a YuNet model (Wu et al., 2023).
       min_score: faces less certain than this are left out.
-      min_size: so are faces whose box is narrower or lower than so many pixels of the picture.
+      min_size: so are faces whose box is narrower or lower than so many pixels of the picture in its file.
 
     Raises:
       InputError: OpenCV or MTCNN's weights are not installed, a file that is no such model, or a score that no face can have.
@@ -101,12 +102,12 @@ def make_detector(name: str | os.PathLike = 'mtcnn', min_score: float = MIN_SCOR
     kind = os.fspath(name) if name in FINDERS else 'yunet'
     find = FINDERS[kind](cv2, min_score) if name in FINDERS else yunet(cv2, os.fspath(name), min_score)
 
-    def detect(photo: Photo) -> list[Cut]:
-        image = Image.fromarray(photo)
+    def detect(photo: Photo, in_file: float = 1.0) -> list[Cut]:
+        image, least = Image.fromarray(photo), min_size / in_file
         scale = reduce(image, LONGER_SIDE[kind])
-        found = find(np.asarray(image), max(SMALLEST[kind], min_size / scale))
+        found = find(np.asarray(image), max(SMALLEST[kind], least / scale))
         faces = [scaled(face, scale) for face in distinct(found)]
-        return sorted((cut_out(photo, face) for face in faces if min(face[2:4]) >= min_size), key=lambda face: face.box)
+        return sorted((cut_out(photo, face) for face in faces if min(face[2:4]) >= least), key=lambda face: face.box)
 
     return detect
 

@@ -130,7 +130,7 @@ def look(content: bytes, detect: Detector | None, source: str = '', megapixels: 
             raise
         raise InputError(f'not an image ({", ".join(FORMATS)} and HEIC are read)') from None
     # decode_face once more, for it may read a large JPEG at a smaller size: these are the pixels that training has.
-    cuts = detect(photo) if detect else [Cut(whole(photo).box, decode_face(content, megapixels))]
+    cuts = detect(photo, scale) if detect else [Cut(whole(photo).box, decode_face(content, megapixels))]
     return Shot(source, None, photo, cuts, scale=scale)
 
 

@@ -28,7 +28,7 @@ from tests.tiny_weights import FER, write_weights  # noqa: E402
 LARGEST = Limits().mebibytes << 20
 
 
-def every_hundred(photo: Photo) -> list[Cut]:
+def every_hundred(photo: Photo, in_file: float) -> list[Cut]:
     """For a detector: a face around every hundredth column, each one pixel wider and a tenth surer than the one before."""
     places = range(photo.shape[1] // 100)
     return [cut(photo, 100.0 * i + 50, 50.0, 20.0 + i)._replace(score=min(1.0, 0.5 + i / 10)) for i in places]
@@ -171,7 +171,7 @@ def test_other_requests_are_refused(port, method, path, status):
 
 
 def test_a_fault_of_its_own_is_told_without_its_words(models):
-    def fail(photo: Photo) -> list[Cut]:
+    def fail(photo: Photo, in_file: float) -> list[Cut]:
         raise RuntimeError('a secret\nof several lines')
 
     served = service.Service(models[0], fail)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from fer_jax.core.errors import InputError
 from fer_jax.inference.faces import Found, cut, distinct, make_detector, opencv, photo_of, read_photo, whole
+from fer_jax.inference.sources import look
 from tests.drawn import photo
 
 
@@ -227,6 +228,14 @@ def test_faces_that_are_too_small_or_too_uncertain_are_left_out(mtcnn):
         assert tuple(found.box) == pytest.approx((300, 80, 150, 150), abs=30)
     sure = max(small.score, large.score)
     assert [face.score for face in make_detector('mtcnn', min_score=sure)(picture)] == [sure]
+
+
+def test_the_least_size_is_in_pixels_of_the_file():
+    """Of a picture of 91.8 million pixels, read at a half of its sides, with faces of 300 and 600 pixels."""
+    pytest.importorskip('cv2')
+    content = encoded(Image.fromarray(photo(6800, 13_500, [(3000, 3000, 300), (6000, 3000, 600)])).convert('L'), compress_level=1)
+    small, large = (look(content, make_detector('mtcnn', min_size=size)).cuts for size in (200.0, 400.0))
+    assert len(small) == 2 and [tuple(face.box) for face in large] == [pytest.approx((3000, 1500, 300, 300), abs=50)]
 
 
 def test_of_two_boxes_of_one_face_the_more_certain_stays():

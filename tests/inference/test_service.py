@@ -37,7 +37,7 @@ from tests.tiny_weights import FER, write_weights  # noqa: E402
 OPENAPI = json.loads((ROOT / 'tests/schemas/openapi.json').read_text())
 
 
-def two(photo: Photo) -> list[Cut]:
+def two(photo: Photo, in_file: float = 1.0) -> list[Cut]:
     """For a detector: two faces in every picture."""
     return [cut(photo, 20.0, 20.0, 20.0 + i)._replace(score=0.5) for i in range(2)]
 
@@ -48,7 +48,7 @@ class Gate:
     def __init__(self) -> None:
         self.entered, self.open = threading.Event(), threading.Event()
 
-    def __call__(self, photo: Photo) -> list[Cut]:
+    def __call__(self, photo: Photo, in_file: float) -> list[Cut]:
         self.entered.set()
         assert self.open.wait(600)
         return two(photo)
@@ -156,7 +156,7 @@ def test_pictures_that_wait_are_classified_in_one_call(model):
 def test_each_detector_looks_at_a_picture_of_its_own_at_the_same_time(model):
     together = threading.Barrier(2)  # which nobody passes alone
 
-    def waits_for_another(photo: Photo) -> list[Cut]:
+    def waits_for_another(photo: Photo, in_file: float) -> list[Cut]:
         together.wait(600)
         return two(photo)
 

@@ -310,6 +310,37 @@ def test_the_webcam_is_watched_until_it_is_stopped(page):
 
 
 @pytest.mark.slow
+def test_a_webcam_that_is_stopped_or_left_while_it_starts_does_not_stay_on(page, tmp_path):
+    """Each stream that the browser gives is kept in `opened`."""
+    page.evaluate(
+        """(() => {
+            window.opened = [];
+            const devices = navigator.mediaDevices, open = devices.getUserMedia.bind(devices);
+            devices.getUserMedia = async wanted => { const given = await open(wanted); opened.push(given); return given; };
+            document.getElementById('find').checked = false;
+        })()"""
+    )
+    live = 'opened.filter(each => each.getTracks().some(track => track.readyState === "live")).length'
+    button = 'document.getElementById("webcam")'
+
+    page.evaluate(f'{button}.click(); {button}.click()')
+    assert page.evaluate(f'{button}.textContent') == 'Start the webcam'
+    page.wait('opened.length === 1')
+    assert page.evaluate(live) == 0
+    page.evaluate(f'{button}.click(); {button}.click(); {button}.click()')
+    page.wait('opened.length === 3 && document.querySelector(".stage")?.width === 640')
+    assert page.evaluate(f'[{live}, {button}.getAttribute("aria-pressed")]') == [1, 'true']
+    page.evaluate(f'{button}.click()')
+    assert page.evaluate(live) == 0
+
+    (tmp_path / 'face.png').write_bytes(image_file())
+    page.evaluate(f'{button}.click()')
+    page.choose('#file', tmp_path / 'face.png')
+    page.wait('opened.length === 4 && document.querySelector(".stage")?.width === 60')
+    assert page.evaluate(live) == 0 and page.evaluate('stream') is None, 'so the photograph stays'
+
+
+@pytest.mark.slow
 def test_another_sites_page_learns_nothing(page, port):
     """A page under another name of this computer, as DNS rebinding makes one, and a page of another origin."""
     page.call('Page.navigate', url=f'http://evil.example:{port}/')

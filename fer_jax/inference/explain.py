@@ -176,7 +176,8 @@ def explain_classes(model: Classifier, dataset: Dataset, split: str, label: str 
     else:
         some = jax.tree.map(lambda values: evenly(values, SHOWN), found[0])
         captions = [*(caption(model, each) for each in some.probabilities), f'mean of {sample}']
-        pictures = {f'class_{label}.png': explanation_png(joined([some, *means]), captions, f'{title}, {label}, by {model.name}')}
+        content = explanation_png(joined([some, *means]), captions, f'{title}, {label}, by {model.name}')
+        pictures = {f'class_{asked[0]}.png': content}  # by its number, for a class may be called what no file may
     for name, content in pictures.items():
         write_atomic(out / name, content)
     print(f'→ {out}/ ({", ".join(pictures)})')

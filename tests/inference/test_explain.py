@@ -216,11 +216,19 @@ def test_classes(weights, tmp_path, capsys):
     explain_classes(model, dataset, 'test', 'happy', tmp_path, sample=2)
     rows = joined([jax.tree.map(lambda values: values[[0, 0, 0, 1, 1, 1]], happy), happy.mean()])
     captions = [*(caption(model, each) for each in rows.probabilities[:6]), 'mean of 2']
-    assert (tmp_path / 'class_happy.png').read_bytes() == explanation_png(rows, captions, 'drawn PrivateTest, happy, by tiny')
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['channel_gates.png', 'class_happy.png', 'class_means.png']
+    assert (tmp_path / 'class_3.png').read_bytes() == explanation_png(rows, captions, 'drawn PrivateTest, happy, by tiny')
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['channel_gates.png', 'class_3.png', 'class_means.png']
     assert 'class_means.png, channel_gates.png' in capsys.readouterr().out
     with pytest.raises(InputError, match='drawn PrivateTest has no face that is sad'):
         explain_classes(model, dataset, 'test', 'sad', tmp_path, sample=2)
+
+
+def test_a_class_may_be_called_what_no_file_may(tmp_path):
+    names = ('anger/disgust', 'x' * 300)
+    model = load(write_weights(tmp_path / 'two.safetensors', class_names=names))
+    for name in names:
+        explain_classes(model, dataset_of([0, 1], names), 'test', name, tmp_path / 'out', sample=1)
+    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['class_0.png', 'class_1.png']
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from fer_jax.data.folders import pictures_in
 from fer_jax.data.images import FORMATS, MAX_FILE, MEGAPIXELS, decode_face
 from fer_jax.inference.faces import Cut, Detector, Photo, opencv, read_photo, whole
 from fer_jax.inference.motion import Watcher
+from fer_jax.inference.mp4 import shown_of
 
 VIDEO_ENDINGS = ('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.ts', '.mts', '.wmv', '.flv', '.ogv', '.3gp')
 # FFmpeg's names of those forms: it also knows play lists, which would make it open other files and addresses.
@@ -168,7 +169,7 @@ def frames(source: str, detect: Detector | None, every: int, detect_every: float
             raise InputError(f'{name}: {"cannot be opened" if camera else "cut short, damaged, or no video of a known kind"}')
         promised, rate = (max(0.0, float(np.nan_to_num(capture.get(field)))) for field in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
         rate = rate if rate <= MOST_RATE else 0.0
-        promised = int(min(promised, 1e9)) if rate and not camera else 0
+        promised = shown_of(source, int(min(promised, 1e9))) if rate and not camera else 0
         footage = Footage(promised, rate)
         read = number = failed = inside = 0
         begin, clock = time.monotonic(), Clock(rate or USUAL_RATE)

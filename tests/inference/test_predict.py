@@ -9,7 +9,9 @@ import io
 import json
 import os
 import pathlib
+import re
 import signal
+import struct
 import subprocess
 import sys
 
@@ -344,6 +346,60 @@ def test_frames_after_a_broken_one_are_read(tmp_path):
         for shot in sources.shots(str(tmp_path / 'a.avi'), None):
             found.append(shot.frame)
     assert found == [0, 1, 2, 3, 4, *range(6, 12)]
+
+
+def trimmed(path: pathlib.Path, *edits: tuple[int, int], version: int = 0) -> None:
+    """Has the edit list of an MP4 of 10 frames a second show these parts of it, (tenths of a second, from which one)."""
+    form = ('>IiI', '>QqI')[version]
+    content = path.read_bytes()
+    place, header = content.index(b'elst') - 4, content.index(b'mdhd') + 16
+    ticks = int.from_bytes(content[header : header + 4])
+    entries = b''.join(struct.pack(form, 100 * length, begin if begin < 0 else begin * ticks // 10, 1 << 16) for length, begin in edits)
+    added = len(entries) - 12  # the one entry that was there; the boxes about the list grow with it, and nothing that is read lies behind
+    content = content[: place + 8] + bytes([version, 0, 0, 0]) + len(edits).to_bytes(4) + entries + content[place + 28 :]
+    for kind in (b'elst', b'edts', b'trak', b'moov'):
+        at = content.index(kind) - 4
+        content = content[:at] + (int.from_bytes(content[at : at + 4]) + added).to_bytes(4) + content[at + 4 :]
+    path.write_bytes(content)
+
+
+def film(path: pathlib.Path) -> None:
+    """30 frames, the number of each as its grey, one a tenth of a second."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), 10, (160, 120))
+    for number in range(30):
+        writer.write(np.full((120, 160, 3), 8 * number, np.uint8))
+    writer.release()
+
+
+@pytest.mark.parametrize('version', [0, 1])
+@pytest.mark.parametrize(
+    ('edits', 'shown'),
+    [
+        ([(30, 0)], [*range(30)]),
+        ([(15, 10)], [*range(10, 25)]),
+        ([(5, -1), (20, 0)], [*range(20)]),  # after half a second of nothing
+        ([(5, 0), (5, 20)], [*range(5), *range(20, 25)]),
+    ],
+    ids=['all', 'a part', 'later', 'two parts'],
+)
+def test_what_an_edit_list_hides_is_not_missing(edits, shown, version, tmp_path):
+    film(tmp_path / 'a.mp4')
+    trimmed(tmp_path / 'a.mp4', *edits, version=version)
+    found = list(sources.shots(str(tmp_path / 'a.mp4'), None))
+    assert [round(shot.photo.mean() / 8) for shot in found] == shown
+    assert found[0].footage == (len(shown), 10.0)
+
+
+def test_of_a_film_with_an_edit_list_what_is_damaged_is_missing(tmp_path):
+    """The last 10 of the 15 frames that it shows, and what it hides behind them."""
+    film(tmp_path / 'a.mp4')
+    trimmed(tmp_path / 'a.mp4', (15, 10))
+    content = (tmp_path / 'a.mp4').read_bytes()
+    begins = [each.start() for each in re.finditer(b'\0\0\1\xb6', content)]  # of the pictures in MPEG-4
+    end = content.index(b'moov') - 4
+    (tmp_path / 'a.mp4').write_bytes(content[: begins[15]] + bytes(end - begins[15]) + content[end:])
+    with pytest.raises(InputError, match='a.mp4: 10 of 15 frames could not be read'):
+        list(sources.shots(str(tmp_path / 'a.mp4'), None))
 
 
 def test_one_frame_in_so_many_is_looked_at(tmp_path):

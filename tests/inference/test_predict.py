@@ -249,7 +249,7 @@ def test_time_goes_on_where_one_film_was_put_behind_another(tmp_path):
 def test_a_film_that_the_disk_had_no_room_for_is_told_and_the_one_before_stays(tmp_path):
     (tmp_path / 'film.mp4').write_text('the one before')
     code = f"""
-import pathlib, resource, numpy as np
+import cv2, pathlib, resource, numpy as np  # all that is loaded, for of a module loaded later the bytecode would be cut short too
 from fer_jax.inference.annotate import video_writer
 import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

@@ -169,7 +169,7 @@ def frames(source: str, detect: Detector | None, every: int, detect_every: float
             raise InputError(f'{name}: {"cannot be opened" if camera else "cut short, damaged, or no video of a known kind"}')
         promised, rate = (max(0.0, float(np.nan_to_num(capture.get(field)))) for field in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
         rate = rate if rate <= MOST_RATE else 0.0
-        promised = shown_of(source, int(min(promised, 1e9))) if rate and not camera else 0
+        promised = shown_of(source, int(min(promised, 1e9))) if promised and rate and not camera else 0  # a pipe promises nothing
         footage = Footage(promised, rate)
         read = number = failed = inside = 0
         begin, clock = time.monotonic(), Clock(rate or USUAL_RATE)

@@ -103,7 +103,7 @@ def sweep_rows(page: pathlib.Path) -> list[str]:
                     f'{100 * row.mean:.2f} ({low:.2f} to {min(high, 100):.2f})',
                     f'{100 * row.average("macro_f1"):.1f}',
                     f'{100 * row.nearest_neighbour:.1f}',
-                    f'{len(row.runs)} {"draws" if row.over == "draws" else "folds"}',
+                    f'{len(row.accuracies)} draws' if row.over == 'draws' else f'{len(row.runs)} folds',
                     f'{row.runs[0].config.epochs:g}',
                 ]
                 lines.append(f'| {" | ".join(cells)} |')

@@ -74,7 +74,7 @@ def csv_row(row: Row) -> list[object]:
     """The cells of CSV_HEADER; shares in 0..1."""
     low, high = row.seeds_interval or (None, None)
     return [
-        row.group.title, row.protocol['data'], row.protocol['split'], row.part, row.views, row.group.kind, len(row.units), row.images,
+        row.group.title, row.protocol['data'], row.protocol['split'], row.part, row.views, row.group.kind, len(row.accuracies), row.images,
         row.mean, row.deviation, low, high, *row.images_interval, row.average('macro_f1'), row.average('balanced_accuracy'),
         row.average('nll'), row.average('calibration_error'), row.nearest_neighbour, row.parameters, row.runs[0].config.epochs,
         row.protocol['dedup'], row.protocol['chosen_on'], float(np.mean([run.result['training_seconds'] for run in row.runs])),

@@ -28,8 +28,9 @@ def views_text(row: Row) -> str:
 
 
 def repetitions(row: Row) -> str:
-    """`5 seeds`, `10 draws`, or `10 folds, 1 seed`."""
-    told = f'{len(row.units)} {row.over if len(row.units) > 1 else row.over[:-1]}'
+    """`5 seeds`, `10 draws`, `10 draws, 30 runs` where each has three seeds, or `10 folds, 1 seed`."""
+    count = len(row.accuracies)
+    told = f'{count} {row.over if count > 1 else row.over[:-1]}' + (f', {len(row.units)} runs' if len(row.units) > count else '')
     return f'{len(row.group.units[0])} folds, {told}' if row.group.kind == 'folds' else told
 
 
@@ -104,10 +105,10 @@ def coverage_line(parts: Sequence[dict[str, float]]) -> str:
 
 
 def class_table(row: Row) -> Table:
-    """Precision, recall and F1 of each class, means over units, and their standard deviations."""
+    """Precision, recall and F1 of each class, means over seeds, or draws, and their standard deviations."""
 
     def cell(name: str, figure: str) -> str:
-        values = [unit.summary['per_class'][name][figure] for unit in row.units]
+        values = row.repeated([unit.summary['per_class'][name][figure] for unit in row.units])
         return percent(float(np.mean(values)), 1) + (f' ± {percent(float(np.std(values, ddof=1)), 1)}' if len(values) > 1 else '')
 
     lines: list[list[str | Cell]] = []

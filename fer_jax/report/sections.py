@@ -32,7 +32,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     'accuracy, %': lambda row: percent(row.mean),
     'ours, %': lambda row: percent(row.mean),
     'sd': lambda row: percent(row.deviation),
-    'n': lambda row: str(len(row.units)),
+    'n': lambda row: str(len(row.accuracies)),
     'over seeds': lambda row: interval(row.seeds_interval),
     'of the images': lambda row: interval(row.images_interval),
     'ours − paper': lambda row: '–' if paper_accuracy(row) is None else f'{100 * (row.mean - paper_accuracy(row)):+.2f}',

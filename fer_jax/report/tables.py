@@ -47,7 +47,7 @@ class Row(NamedTuple):
     split: str  # train | validation | test
     title: str  # the data set's name for it
     views: str
-    units: list[Evaluation]  # one for each seed, or draw
+    units: list[Evaluation]  # of each of the group's units
     part: str = ''  # of the split, where the row is not of all of it
 
     @property
@@ -81,14 +81,23 @@ class Row(NamedTuple):
         """Of the test set, each once however many seeds have been scored on it."""
         return self.units[0].summary['count']
 
+    def repeated(self, figures: Sequence[float]) -> list[float]:
+        """From one figure for each unit to one for each seed, or draw, of whose seeds it is the mean: they share its test set."""
+        if self.group.kind != 'draws':
+            return list(figures)
+        by_draw: dict[int, list[float]] = {}
+        for run, figure in zip(self.runs, figures, strict=True):
+            by_draw.setdefault(run.config.data.split_seed, []).append(figure)
+        return [float(np.mean(seeds)) for seeds in by_draw.values()]
+
     @property
     def accuracies(self) -> list[float]:
-        """Of the units, in 0..1."""
-        return [float(unit.summary['accuracy']) for unit in self.units]
+        """Of the seeds, or draws, in 0..1."""
+        return self.repeated([float(unit.summary['accuracy']) for unit in self.units])
 
     @property
     def mean(self) -> float:
-        """The mean accuracy over seeds."""
+        """The mean accuracy over seeds, or draws."""
         return float(np.mean(self.accuracies))
 
     @property
@@ -107,9 +116,9 @@ class Row(NamedTuple):
         return wilson_interval(self.mean * self.images, self.images)
 
     def average(self, name: str) -> float | None:
-        """The mean over units of a figure of their summaries; None where one lacks it."""
+        """The mean over seeds, or draws, of a figure of the summaries; None where one lacks it."""
         found = [unit.summary.get(name) for unit in self.units]
-        return None if None in found else float(np.mean(found))
+        return None if None in found else float(np.mean(self.repeated(found)))
 
     @property
     def nearest_neighbour(self) -> float | None:
@@ -118,7 +127,7 @@ class Row(NamedTuple):
         if self.split != 'test' or self.part or None in found:
             return None
         if self.group.kind == 'draws':
-            return float(np.mean([each['accuracy'] for each in found]))
+            return float(np.mean(self.repeated([each['accuracy'] for each in found])))
         return sum(each['correct'] for each in found) / sum(each['count'] for each in found)
 
     @property

@@ -68,7 +68,7 @@ class Group(NamedTuple):
     title: str
     name: str  # what the configurations are called
     kind: str  # what differs: seeds | draws | folds
-    units: list[list[Run]]  # what gives one accuracy each: a run, or the runs of all folds
+    units: list[list[Run]]  # what is scored as one: a run, or the runs of all folds
 
 
 def find_runs(folders: Sequence[pathlib.Path]) -> tuple[list[Run], list[str]]:

@@ -240,6 +240,30 @@ def test_draws_and_seeds_of_one_name_are_two_rows(tmp_path: pathlib.Path) -> Non
         assert {group.title: len(group.units) for group in groups} == {'x (seeds)': 1, 'x (draws)': 2}
 
 
+def test_seeds_of_one_draw_are_no_more_draws(tmp_path: pathlib.Path) -> None:
+    for draw, seed, count in ((0, 0, 90), (0, 1, 94), (1, 0, 98)):
+        nearest = {'count': 100, 'correct': 40 + 20 * draw, 'accuracy': 0.4 + 0.2 * draw}
+        write_run(
+            tmp_path / f'{draw}{seed}', f'ckplus-random-draw{draw}', seed, count, dataset='ckplus', content=str(draw),
+            fields={'data.split_seed': str(draw)}, more={'one_nearest_neighbour': nearest},
+        )  # fmt: skip
+    (row,) = [row for row in rows_of(tmp_path) if row.views == 'ten']
+    # The first draw's seeds have 0.92 together, so the mean is 0.95, where that over three runs would be 0.94.
+    assert row.accuracies == [pytest.approx(0.92), pytest.approx(0.98)] and row.mean == pytest.approx(0.95)
+    assert row.average('accuracy') == pytest.approx(0.95) and row.nearest_neighbour == pytest.approx(0.5)
+    # sd 0.06 / √2; Student's interval of two has t(1) = 12.706 · 0.03 on either side.
+    assert row.deviation == pytest.approx(0.06 / 2**0.5) and row.images == 100
+    assert row.seeds_interval == (pytest.approx(0.95 - 12.7062 * 0.03, abs=1e-5), pytest.approx(0.95 + 12.7062 * 0.03, abs=1e-5))
+    report([tmp_path])
+    text = (tmp_path / 'report' / 'report.md').read_text()
+    assert 'ckplus-random: 1,500,000 parameters, 2 draws, 3 runs, sd 4.24' in text
+    # Of the 15 angry images, 0, 7, … 98, the runs find 13, 14 and 14: of the draws 90.0 and 93.3 %, whose sd is 3.33 / √2.
+    assert cells(text, 'angry')[2] == '91.7 ± 2.4'
+    with open(tmp_path / 'report' / 'report.csv') as file:
+        (line,) = [line for line in csv.DictReader(file) if line['views'] == 'ten']
+    assert (line['repeated_over'], line['repetitions'], float(line['accuracy'])) == ('draws', '2', pytest.approx(0.95))
+
+
 def test_table_3_stands_below_the_papers(ablation: pathlib.Path) -> None:
     text = (ablation / 'report' / 'report.md').read_text()
     assert cells(text, 'the paper') == ['the paper', '71.80', '99.66', '1,906,382', '']

@@ -59,7 +59,9 @@ def heroes(rows: Sequence[Row], heads: Sequence[Row]) -> list[Block]:
     """Of each data set and protocol, the number of the group that is best on the validation split: the test chooses nothing."""
     blocks = []
     for family in comparable(heads):
-        chosen = {row.group.title: row.mean for row in rows if row.split == 'validation'}
+        # By one centre crop, as checkpoints are chosen, for not all need have been scored by ten there too.
+        views = family[0].views if family[0].split == 'validation' else 'centre'
+        chosen = {row.group.title: row.mean for row in rows if row.split == 'validation' and row.views == views}
         best = max(family, key=lambda head: chosen.get(head.group.title, 0.0))
         lines = [f'{best.group.title}: {best.parameters:,} parameters, {spread(best)}', protocol_line(best)]
         if len(family) > 1:

@@ -18,7 +18,8 @@ from fer_jax.evaluation.figures import faces_png
 from fer_jax.report.command import report
 from fer_jax.report.tables import PAPER_TABLE_2, PAPER_TABLE_3, compare, make_rows
 from fer_jax.runs.records import find_runs, make_groups
-from tests.runs_like import right, write_run
+from fer_jax.runs.workdir import stored_config
+from tests.runs_like import NAMES, right, write_run, write_scoring
 
 EMPTY_TAGS = {'meta', 'img', 'br'}
 
@@ -113,6 +114,26 @@ def test_the_number_seen_first_was_chosen_on_validation(ablation: pathlib.Path) 
     # `other` has 99 % on the test split, but 10 % on validation, where sa-base-g4-ca has 81 %.
     page = Page((ablation / 'report' / 'report.html').read_text())
     assert next(words for words in page.words if words.endswith(' %')) == '81.00 %'
+
+
+def test_the_number_seen_first_was_chosen_by_the_same_views(tmp_path: pathlib.Path) -> None:
+    # On validation's centre crops `plain` has 70 % and `both` 60 %, whose ten crops, that `plain` was not scored by, have 75 %.
+    write_run(tmp_path / 'plain', 'plain', 0, 80, validation=70)
+    run = write_run(tmp_path / 'both', 'both', 0, 90, validation=60)
+    write_scoring(run, stored_config(run), 'validation', 'ten', right(75), NAMES)
+    report([tmp_path])
+    page = Page((tmp_path / 'report' / 'report.html').read_text())
+    assert next(words for words in page.words if words.endswith(' %')) == '80.00 %'
+    assert any('of 2 configurations the best on PublicTest, not on PrivateTest' in words for words in page.words)
+
+
+def test_the_number_seen_first_is_the_largest_of_those_it_was_chosen_among(tmp_path: pathlib.Path) -> None:
+    for name, centre, ten in (('one', 60, 75), ('two', 70, 65)):  # not scored on the test
+        run = write_run(tmp_path / name, name, 0, centre, splits=[('validation', 'centre')])
+        write_scoring(run, stored_config(run), 'validation', 'ten', right(ten), NAMES)
+    report([tmp_path])
+    page = Page((tmp_path / 'report' / 'report.html').read_text())
+    assert next(words for words in page.words if words.endswith(' %')) == '75.00 %'
 
 
 def test_which_differences_are_real(ablation: pathlib.Path) -> None:

@@ -240,7 +240,8 @@ def kind_of(config: ConfigDict) -> tuple[str, str, tuple[str, ...]]:
 def make_groups(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
     """The finished runs by name and configuration, in their order, and a line for each that is left out.
 
-    Runs of one name whose configurations differ by more than their draws are groups apart, whose titles say by what.
+    Runs of one name whose configurations differ by more than their draws, or seeds whose data do, are groups apart, whose titles say by
+    what.
     """
     named: dict[str, dict[str, dict[tuple[int, int, int], Run]]] = {}
     decisive, notes = {}, []
@@ -250,6 +251,8 @@ def make_groups(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
         kind, name, repeated = kind_of(run.config)
         fields = {field: value for field, value in decisive_values(run.config).items() if field not in (*repeated, 'name', 'seed')}
         fields['classes'] = ', '.join(map(str, run.result['class_names']))
+        if kind == 'seeds':  # each draw and each fold has data of its own
+            fields['data sha256'] = run.result['content_sha256'][:12]
         key = json.dumps([kind, fields])
         decisive[key] = fields
         draw = (run.config.seed, run.config.data.split_seed, run.config.data.fold)
@@ -258,13 +261,16 @@ def make_groups(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
             notes.append(f'{run.folder}: the same run as {other.folder}, counted once')
     groups = []
     for name, by_key in named.items():
-        first, kinds = decisive[next(iter(by_key))], {json.loads(key)[0] for key in by_key}
-        # A draw's own field is no field of draws, and one of seeds.
-        common = [field for field in first if all(field in decisive[key] for key in by_key)]
-        differing = [field for field in common if any(decisive[key][field] != first[field] for key in by_key)]
+        kinds = {json.loads(key)[0] for key in by_key}
+        # What differs from draw to draw is no field of draws, and one of seeds.
+        values: dict[str, set[str]] = {}
+        for key in by_key:
+            for field, value in decisive[key].items():
+                values.setdefault(field, set()).add(str(value))
         for key, by_draw in by_key.items():
             kind = json.loads(key)[0]
-            told = ', '.join([*[kind] * (len(kinds) > 1), *(f'{field}={decisive[key][field]}' for field in differing)])
+            differing = [f'{field}={value}' for field, value in decisive[key].items() if len(values[field]) > 1]
+            told = ', '.join([*[kind] * (len(kinds) > 1), *differing])
             title = f'{name} ({told})' if told else name
             units = [[by_draw[draw]] for draw in sorted(by_draw)] if kind != 'folds' else whole_sets(by_draw, title, notes)
             if units:

@@ -179,12 +179,26 @@ def test_other_data_are_not_paired_and_that_is_said(tmp_path: pathlib.Path) -> N
     assert cells(text, '1. one')[2:] == ['', '–']
 
 
-def test_one_group_of_two_data_sets_is_not_paired(tmp_path: pathlib.Path) -> None:
-    write_run(tmp_path / 'a', 'one', 0, 60)
-    write_run(tmp_path / 'b', 'one', 1, 60, content='other')
-    write_run(tmp_path / 'c', 'two', 0, 90)
+def test_folds_of_two_data_sets_are_not_paired(tmp_path: pathlib.Path) -> None:
+    for name, seed, content in (('one', 0, 'c0ffee'), ('one', 1, 'other'), ('two', 0, 'c0ffee')):
+        for fold in range(2):
+            fields = {'data.folds': '2', 'data.fold': str(fold)}
+            write_run(tmp_path / f'{name}{seed}{fold}', f'{name}-fold{fold}', seed, 60, fields=fields, content=f'{content}{fold}')
     report([tmp_path])
     assert 'Not paired: the runs of one have different data.' in (tmp_path / 'report' / 'report.md').read_text()
+
+
+def test_runs_of_one_name_on_other_data_are_groups_apart(tmp_path: pathlib.Path) -> None:
+    for place, seed, count, content in (('a', 0, 60, 'c0ffee'), ('b', 1, 62, 'c0ffee'), ('c', 0, 90, '0123456789abcdef')):
+        write_run(tmp_path / place, 'one', seed, count, content=content)
+    groups, notes = make_groups(find_runs([tmp_path])[0])
+    assert notes == []  # the third is not the first once more
+    found = {row.group.title: row.accuracies for row in make_rows(groups) if row.views == 'ten'}
+    assert found == {'one (data sha256=c0ffee)': [0.6, 0.62], 'one (data sha256=0123456789ab)': [0.9]}
+    for draw in range(2):  # of which each has data of its own
+        write_run(tmp_path / f'd{draw}', f'one-draw{draw}', 0, 80, fields={'data.split_seed': str(draw)}, content=str(draw))
+    titles = [group.title for group in make_groups(find_runs([tmp_path])[0])[0]]
+    assert titles == ['one (seeds, data sha256=c0ffee)', 'one (seeds, data sha256=0123456789ab)', 'one (draws)']
 
 
 def test_configurations_of_one_name_are_groups_apart(tmp_path: pathlib.Path) -> None:

@@ -11,6 +11,7 @@ from fer_jax.core import processes
 from fer_jax.core.config import check_config, from_record, load_config, set_field
 from fer_jax.core.errors import InputError, unknown
 from fer_jax.core.fields import MOVABLE
+from fer_jax.core.files import check_fields, read_json
 from fer_jax.core.mesh import replicate
 from fer_jax.data.schema import SPLITS, Dataset
 from fer_jax.evaluation.evaluate import make_evaluator, write_evaluation
@@ -120,7 +121,8 @@ def evaluate_weights(
       out: folder of the files; default runs/evaluations/<name>-<split>-<views>.
 
     Raises:
-      InputError: weights, data or a split that are not there, or data of other classes than the weights'.
+      InputError: weights, data or a split that are not there, data of other classes than the weights', or other scores in the default
+        folder.
     """
     members = [named_weights(each) for each in source.split(',')]
     weights = members[0]
@@ -149,8 +151,23 @@ def evaluate_weights(
         'seed': told['seed'],
         'weights': content[0] if len(content) == 1 else content,
     }
-    folder = out or pathlib.Path('runs') / 'evaluations' / f'{name}-{run.dataset.split_titles[canonical]}-{views}'
-    return score(run, state, canonical, views, folder, origin)
+    folder = pathlib.Path('runs') / 'evaluations' / f'{name}-{run.dataset.split_titles[canonical]}-{views}'
+    if out is None:
+        check_replaced(folder, run.dataset.manifest['content_sha256'], origin['weights'])
+    return score(run, state, canonical, views, out or folder, origin)
+
+
+def check_replaced(folder: pathlib.Path, content_sha256: str, weights: Any) -> None:
+    """Returns if `folder` has no scores, or those of the same weights on the same data; InputError where it has others.
+
+    Its name says of data no more than the split's title, and of an ensemble only the first.
+    """
+    path = folder / 'result.json'
+    if path.exists():
+        there = read_json(path)
+        check_fields(there, {'content_sha256': str, 'weights': (dict, list)}, path)
+        if (there['content_sha256'], there['weights']) != (content_sha256, weights):
+            raise InputError(f'{folder} has the scores of other weights or data: give --out')
 
 
 def named_weights(source: str) -> Weights:

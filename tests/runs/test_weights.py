@@ -419,6 +419,34 @@ def test_an_ensemble_is_the_mean_of_its_members(exported, folder):
 
 
 @pytest.mark.slow
+def test_no_scores_take_the_place_of_others(exported, folder, tmp_path, monkeypatch, capsys):
+    """The same weights on the same data again do; on other data, or beside another member of an ensemble, they do not."""
+    monkeypatch.chdir(tmp_path)
+    weights = load_weights(exported)
+    for name in ('b', 'c'):
+        moved = {path: value + (name == 'c') for path, value in weights.variables.items()}
+        save_weights(tmp_path / f'{name}.safetensors', moved, weights.metadata)
+    prepared = f'--config.data.prepared={folder / "prepared"}'
+
+    def evaluate(*arguments):
+        code = main(['evaluate', '--split', 'test', prepared, '--checkpoint', *arguments])
+        return code, capsys.readouterr().err.splitlines()[-1:]
+
+    alone = tmp_path / 'runs/evaluations/toy-tiny-test-centre/result.json'
+    pair = tmp_path / 'runs/evaluations/toy-tiny-and-1-more-test-centre/result.json'
+    pairs = [f'{exported},{tmp_path / name}.safetensors' for name in ('b', 'c')]
+    for path, own, other in (
+        (alone, [str(exported)], [str(exported), '--config.data.split_seed=1']),
+        (pair, [pairs[0]], [pairs[1]]),
+    ):
+        assert evaluate(*own)[0] == evaluate(*own)[0] == 0
+        before = path.read_bytes()
+        assert evaluate(*other) == (2, [f'error: {path.parent.relative_to(tmp_path)} has the scores of other weights or data: give --out'])
+        assert path.read_bytes() == before
+        assert evaluate(*other, '--out', str(tmp_path / f'beside {path.parent.name}'))[0] == 0
+
+
+@pytest.mark.slow
 def test_evaluate_says_what_it_cannot_do(finished, exported, folder, capsys):
     ckplus = ['--config', 'configs/toyfaces.py', '--config.data.dataset=ckplus']
     data = [f'--config.data.path={write(folder / "CK+48")}', f'--config.data.prepared={folder / "prepared"}']

@@ -25,7 +25,8 @@ def load(data: ConfigDict, device_memory: int | None = None) -> Dataset:
 
     With data.votes every Faces carries FER+'s soft targets; with data.dedup train lacks the images whose pixels also stand in
     validation or test, or, by `near`, those that are like one there. Both are noted in the Dataset's manifest, as 'votes' and
-    'dedup'. The subsets of validation and test are the images that are like one of train, and the others.
+    'dedup'. The subsets of validation and test are the images that are like one of train as it was prepared, and the others: the
+    same ones whatever dedup leaves out, so that what a network knows by memory shows beside one that was trained without.
 
     Raises:
       InputError: as of `prepare`; the prepared files do not hold what their manifest says; votes do not fit the data; or dedup is

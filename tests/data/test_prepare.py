@@ -165,7 +165,10 @@ def test_near_duplicates_are_counted_scored_apart_and_left_out(tmp_path):
     assert dataset.splits['test'].subsets[NAMES[0]].tolist() == [False, True]
     for dedup, left in (('exact', [0, 1, 3]), ('near', [0, 3])):
         data.dedup = dedup
-        assert load(data).splits['train'].rows[: len(left)].tolist() == left
+        cleaned = load(data)
+        assert cleaned.splits['train'].rows[: len(left)].tolist() == left
+        # The parts stay the same images, to be compared with a network that has seen their like.
+        assert [cleaned.splits[split].subsets[NAMES[0]].tolist() for split in ('validation', 'test')] == [[True, False], [False, True]]
 
 
 def test_dedup_leaves_out_train_images_that_stand_in_other_splits(data):

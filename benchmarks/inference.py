@@ -25,9 +25,9 @@ import torch
 from jax.sharding import PartitionSpec as P
 
 from benchmarks.peers import fer_interpreter, fer_predict
-from benchmarks.side_by_side import Contender, Round, race, ratio, record, serve
+from benchmarks.side_by_side import Contender, Round, race, ratio, record, same_environment, serve
 from benchmarks.torch_peer import Network, load_variables
-from benchmarks.train_throughput import DEVICE, GPU, same_environment
+from benchmarks.train_throughput import DEVICE, GPU
 from benchmarks.training_step import CLASSES, environment, make_parser, parse, random_run, repeated
 from fer_jax.core.files import read_json
 from fer_jax.core.mesh import DATA, settle, whole

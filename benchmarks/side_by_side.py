@@ -8,19 +8,27 @@ reported of two contenders is the median of the ratios of their rounds, and the 
 import argparse
 import itertools
 import json
+import os
 import pathlib
 import shlex
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from fer_jax.core.allocator import settings
 from fer_jax.core.files import write_json
+from fer_jax.core.memory import host_room
 
 ROOT = pathlib.Path(__file__).parent.parent
 Round = Callable[[], tuple[float, float]]  # does some work and returns (how much, seconds)
+
+
+def same_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """These environment variables, with those of the allocator that `python -m fer_jax train` would choose."""
+    return dict(environment) | settings(environment, host_room().left)
 
 
 class Contender:

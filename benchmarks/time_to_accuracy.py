@@ -16,13 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks.side_by_side import ROOT, record
+from benchmarks.side_by_side import ROOT, record, same_environment
 from fer_jax.core.command_line import split_overrides
 from fer_jax.core.config import load_config
 from fer_jax.data.views import centre_crops
@@ -83,7 +83,12 @@ def torch_run(fields: dict[str, str], folder: pathlib.Path, last: float) -> list
         arrays |= {f'{split}/images': faces.images, f'{split}/labels': faces.labels}
     np.savez(folder / 'arrays.npz', **arrays)
     command = [sys.executable, '-m', MODULE, '--torch', str(folder), '--fields', json.dumps(fields)]
-    return follow(command, folder / 'validations.jsonl', {'TORCHINDUCTOR_CACHE_DIR': str(folder / 'cache')}, last)
+    return follow(command, folder / 'validations.jsonl', peer_environment(folder), last)
+
+
+def peer_environment(folder: pathlib.Path, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What PyTorch is started in: no compiled program, and the allocator that `train` starts itself again with."""
+    return same_environment(environment) | {'TORCHINDUCTOR_CACHE_DIR': str(folder / 'cache')}
 
 
 def torch_worker(config: ConfigDict, folder: pathlib.Path) -> Iterator[float]:

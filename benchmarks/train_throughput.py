@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from ml_collections import ConfigDict
 
-from benchmarks.side_by_side import Contender, Round, race, ratio, record, serve
+from benchmarks.side_by_side import Contender, Round, race, ratio, record, same_environment, serve
 from benchmarks.torch_peer import Network, Trainer, load_variables, uncovered
 from benchmarks.torch_zoo import resnet18, vgg13
 from benchmarks.training_step import (
@@ -34,9 +34,8 @@ from benchmarks.training_step import (
     random_dataset,
     repeated,
 )
-from fer_jax.core.allocator import CHOSEN_BY, settings
+from fer_jax.core.allocator import CHOSEN_BY
 from fer_jax.core.config import load_config
-from fer_jax.core.memory import host_room
 from fer_jax.core.mesh import replicate
 from fer_jax.training.step import make_batch
 
@@ -173,11 +172,6 @@ def make(name: str, options: dict[str, Any]) -> tuple[Round, dict[str, Any]]:
         step = make_training_step(overrides)
         return repeated(step, step.images_per_call, seconds), step.about() | {'threads': len(os.sched_getaffinity(0))}
     return make_torch(name, overrides, seconds)
-
-
-def same_environment() -> dict[str, str]:
-    """This process's environment variables, with those of the allocator that `python -m fer_jax train` would choose."""
-    return os.environ | settings(os.environ, host_room().left)
 
 
 def check_all(names: list[str], dtype: str, overrides: dict[str, str], variables: dict[str, str]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from benchmarks import growth, peers, roofline, serve_load, startup, time_to_acc
 from benchmarks.record_run import record_run
 from benchmarks.side_by_side import ROOT, Contender, race, ratio, record
 from benchmarks.training_step import make_parser, parse, repeated
+from fer_jax.core.allocator import CHOSEN_BY, settings
 from launch import hlo
 
 # As XLA prints it: a fusion named by its computation, a convolution whose metadata are lost, a gather, and a loop.
@@ -198,6 +199,15 @@ def test_a_run_is_followed_to_its_target(tmp_path):
     assert [accuracy for _, accuracy in seen] == [0.5, 0.7] and 0 < seen[-1][0] < 60
     with pytest.raises(SystemExit, match='ended with exit code 3'):
         time_to_accuracy.follow([sys.executable, '-c', 'raise SystemExit(3)'], tmp_path / 'none', {}, 70)
+
+
+def test_the_peer_of_a_run_has_the_allocator_that_the_run_chooses(tmp_path):
+    """Not what it was started with, where `train` would start itself again; but what somebody has chosen, both keep."""
+    plain = {name: text for name, text in os.environ.items() if name not in CHOSEN_BY} | {'JAX_PLATFORMS': 'cpu'}
+    cache = {'TORCHINDUCTOR_CACHE_DIR': str(tmp_path / 'cache')}
+    # By their names: what jemalloc is told hangs on the memory that is free just then.
+    assert time_to_accuracy.peer_environment(tmp_path, plain).keys() == {*plain, *settings(plain, 0), *cache}
+    assert time_to_accuracy.peer_environment(tmp_path, plain | {'MALLOC_CONF': ''}) == plain | {'MALLOC_CONF': ''} | cache
 
 
 def test_answers_of_peers_are_scored_by_the_sets_own_classes():

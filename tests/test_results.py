@@ -46,7 +46,7 @@ def test_the_model_card_agrees_with_the_weights() -> None:
 @pytest.mark.parametrize(
     ('name', 'folder'),
     [
-        ('ferplus-1.9m', 'ferplus-cpu/seed0/evaluations/shipped-PrivateTest-centre'),
+        ('ferplus-1.9m', 'ferplus-distilled/seed1/evaluations/shipped-PrivateTest-centre'),
         ('fer2013-1.9m', 'fer2013-cpu-36/seed0/evaluations/best-PrivateTest-centre'),
     ],
 )

@@ -37,10 +37,11 @@ def test_a_run_is_not_gone_on_with_by_another_teacher(tmp_path):
     fields = dict(text.removeprefix('--config.').split('=', 1) for text in overrides(tmp_path, data__teacher=str(tmp_path / 'teacher.csv')))
     config = load_config(str(ROOT / 'configs' / 'toyfaces.py'), fields)
     with contextlib.closing(Checkpoints(tmp_path / 'checkpoints', 2)) as checkpoints:
-        loop = Loop(build(config), tmp_path, checkpoints, lambda: False)
-        loop.saver.save(loop.state, loop.history, improved=False)
-        loop.saver.finish()
-        assert Loop(build(config), tmp_path, checkpoints, lambda: False).history.starts == 2
+        with (first := Loop(build(config), tmp_path, checkpoints, lambda: False)).writer:
+            first.saver.save(first.state, first.history, improved=False)
+            first.saver.finish()
+        with (second := Loop(build(config), tmp_path, checkpoints, lambda: False)).writer:
+            assert second.history.starts == 2
         (tmp_path / 'teacher.csv').write_text('of another run')
         with pytest.raises(InputError, match='data.teacher: not what the run was trained by'):
             Loop(build(config), tmp_path, checkpoints, lambda: False)

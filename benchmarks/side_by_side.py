@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from benchmarks.record_run import without_folders
 from fer_jax.core.allocator import settings
 from fer_jax.core.files import write_json
 from fer_jax.core.memory import host_room
@@ -101,6 +102,6 @@ def ratio(rates: dict[str, list[float]], name: str, to: str) -> dict[str, float]
 
 
 def record(out: pathlib.Path, measured: dict[str, Any], environment: dict[str, Any]) -> None:
-    """Writes measurement.json into `out`: what was measured, by which command, on what."""
+    """Writes measurement.json into `out`: what was measured, by which command, on what; of absolute paths in it their last name."""
     command = shlex.join(['python', '-m', f'benchmarks.{pathlib.Path(sys.argv[0]).stem}', *sys.argv[1:]])
-    write_json(out / 'measurement.json', {'command': command, **measured, 'environment': environment})
+    write_json(out / 'measurement.json', {'command': without_folders(command), **measured, 'environment': environment})

@@ -310,3 +310,10 @@ def test_the_record_of_a_sweep_has_of_each_run_what_made_it_and_what_it_scored(t
     names = {path.relative_to(tmp_path / 'record').as_posix() for path in (tmp_path / 'record').rglob('*') if path.is_file()}
     assert names == {'sweep.json', *(f'a/seed0/{name}' for name in ('config.json', 'environment.json', 'metrics.jsonl', 'result.json'))}
     assert json.loads((tmp_path / 'record' / 'sweep.json').read_text()) == {'overrides': {'data.path': 'CK+48'}}
+
+
+def test_a_measurements_command_names_no_folder_of_its_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr('sys.argv', ['/somewhere/benchmarks/peers.py', '--fer2013', 'data/fer2013.csv', '--out', str(tmp_path)])
+    record(tmp_path, {}, {})
+    command = json.loads((tmp_path / 'measurement.json').read_text())['command']
+    assert command == f'python -m benchmarks.peers --fer2013 data/fer2013.csv --out {tmp_path.name}'
